@@ -5,21 +5,15 @@
 
 #include "kernel_stub.h"
 
-#define PYEXT_QUOTE(...) #__VA_ARGS__
-#define PYEXT_TEXT_OF(...) PYEXT_QUOTE(__VA_ARGS__)
-
 #if !defined(PYEXT_CXX_FLAGS)
-#define PYEXT_CXX_FLAGS
+#define PYEXT_CXX_FLAGS ""
 #endif
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Facts of this build of pyext.";
-  m.def(
-      "torch_version", [] { return TORCH_VERSION; }, "The torch version compiled against.");
+  m.def("torch_version", [] { return TORCH_VERSION; }, "The torch version compiled against.");
   m.def("compiler", [] { return __VERSION__; }, "The version of the C++ compiler.");
-  m.def(
-      "cxx_flags", [] { return PYEXT_TEXT_OF(PYEXT_CXX_FLAGS); },
-      "The C++ flags, separated by commas.");
+  m.def("cxx_flags", [] { return PYEXT_CXX_FLAGS; }, "The C++ flags of libpyext, space-separated.");
   m.def("instruction_set", &pyext::instruction_set,
         "The instruction set of the loaded CPU kernels: DEFAULT, AVX2 or AVX512.");
   m.def("cuda_architectures", &pyext::cuda_architectures,

@@ -1,0 +1,14 @@
+"""Custom PyTorch ops, faster than torch's own and a drop-in for them.
+
+Importing pyext loads its libraries, compiling them first where that has not been done, and so makes
+`torch.ops.pyext` known. Each op has a thin function here with the signature of torch's own op.
+"""
+
+from pyext import _load
+from pyext._version import __version__
+
+_load.load()
+
+from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_  # noqa: E402
+
+__all__ = ["__version__", "signed_sqrt", "signed_sqrt_"]

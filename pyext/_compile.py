@@ -1,0 +1,38 @@
+"""Compiles libraries through torch.utils.cpp_extension, as a process of its own.
+
+    python _compile.py request.json
+
+`_jit.py` writes the request and reads what this prints. A process of its own, because cpp_extension
+lets ninja write to file descriptor 1, and because importing it is slow.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+LIBRARY_MARK = "pyext: library"
+
+
+def main(request: dict[str, Any]) -> None:
+    """Builds `request["libraries"]` in turn, each in its own working folder."""
+    # The caller's path: torch may have been found by an edit of it, and the first entry, the folder
+    # of this script, would offer pyext's files as top-level modules.
+    sys.path[:] = request["sys_path"]
+    import torch
+    from torch.utils import cpp_extension
+
+    # cpp_extension.load() loads what it has built. Here it must not: one process would hold kernels
+    # for several instruction sets, and this machine may lack some of them.
+    torch.ops.load_library = lambda path: None  # type: ignore[method-assign, assignment]
+    for library in request["libraries"]:
+        print(f"{LIBRARY_MARK} {library['name']}", flush=True)
+        # Left by a killed build; the caller's lock says that no other process is here.
+        Path(library["build_directory"], "lock").unlink(missing_ok=True)
+        cpp_extension.load(**library, is_python_module=False, verbose=True)
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text()))
