@@ -7,8 +7,9 @@ Importing pyext loads its libraries, compiling them first where that has not bee
 from pyext import _load
 from pyext._version import __version__
 
-_load.load()
+if not _load.is_command_line():  # `python -m pyext doctor` must work when loading does not
+    _load.load()
 
-from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_  # noqa: E402
+    from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
 __all__ = ["__version__", "signed_sqrt", "signed_sqrt_"]

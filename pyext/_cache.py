@@ -13,6 +13,7 @@ import fcntl
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import IO
 
 from pyext._toolchain import LoadError
 
-_ELSEWHERE = "or set PYEXT_CACHE to a folder of your own."
+_OWN = "set PYEXT_CACHE to a folder of your own."
+_ELSEWHERE = f"or {_OWN}"
 
 
 def cache_root() -> Path:
@@ -43,10 +45,12 @@ def check_cache(root: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise LoadError(f"The cache {root} cannot be read: {error.strerror}.", _choose()) from None
+        problem = f"The cache {root} cannot be read: {error.strerror}."
+        raise LoadError(problem, f"S{_OWN[1:]}") from None
     if not stat.S_ISDIR(facts.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(facts.st_mode) else "not a folder"
-        raise LoadError(f"The cache {root} is {kind}, so it is not used.", f"Remove it, {_ELSEWHERE}")
+        problem = f"The cache {root} is {kind}, so it is not used."
+        raise LoadError(problem, f"Remove it, {_ELSEWHERE}")
     if facts.st_uid not in (os.geteuid(), 0):
         raise LoadError(
             f"The cache {root} belongs to another user (uid {facts.st_uid}), so it is not used.",
@@ -88,8 +92,6 @@ def locked(file: Path, on_wait: str) -> Iterator[IO[str]]:
     The kernel releases the lock when the last process that inherited the open file ends, however
     it ends; so a killed build never blocks the next one.
     """
-    import sys
-
     with file.open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,15 +105,11 @@ def publish(file: Path, destination: Path) -> None:
     """Copies `file` to `destination` so that nobody ever sees half of it."""
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     shutil.copyfile(file, partial)
-    os.replace(partial, destination)
+    partial.replace(destination)
 
 
 def publish_text(text: str, destination: Path) -> None:
     """Writes `text` to `destination` so that nobody ever sees half of it."""
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     partial.write_text(text)
-    os.replace(partial, destination)
-
-
-def _choose() -> str:
-    return "Set PYEXT_CACHE to a folder of your own."
+    partial.replace(destination)

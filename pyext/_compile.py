@@ -26,7 +26,7 @@ def main(request: dict[str, Any]) -> None:
 
     # cpp_extension.load() loads what it has built. Here it must not: one process would hold kernels
     # for several instruction sets, and this machine may lack some of them.
-    torch.ops.load_library = lambda path: None  # type: ignore[method-assign, assignment]
+    torch.ops.load_library = lambda _: None  # type: ignore[method-assign]
     for library in request["libraries"]:
         print(f"{LIBRARY_MARK} {library['name']}", flush=True)
         # Left by a killed build; the caller's lock says that no other process is here.

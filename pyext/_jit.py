@@ -117,6 +117,8 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         sets = [name for name in _libraries.instruction_sets(root) if name in sets]
         libraries = _libraries.libraries(root, sets, cuda=bool(target.cuda))
         _compile(libraries, root, work, compiler, ninja, target, lock.fileno(), verbose)
+        if _libraries.identity(root, torch.__version__) != identity:
+            raise LoadError("The sources changed while pyext was compiled.", "Import pyext again.")
         folder.mkdir(mode=0o700, exist_ok=True)
         for library in libraries:
             name = f"{library.name}.so"
@@ -157,7 +159,7 @@ def _compile(
         "CXX": compiler.command,
         "LC_ALL": "C",  # errors are searched for in English
         "NINJA_STATUS": "[%f/%t] ",
-        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), os.path.dirname(ninja)]),
+        "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(ninja).parent)]),
     }
     if target.cuda:
         toolkit = _toolchain.find_cuda()
@@ -237,7 +239,7 @@ def _distinct(sources: Sequence[Path], folder: Path) -> list[str]:
 
 
 def _quote(argument: str) -> str:
-    """Quotes for the shell, then for ninja, through which cpp_extension passes flags as they are."""
+    """Quotes for the shell, then for ninja; cpp_extension passes flags on as they are."""
     return shlex.quote(argument).replace("$", "$$")
 
 

@@ -1,8 +1,8 @@
 """The shared libraries of pyext: which sources, which flags, what they link.
 
-One description for all builds: the first import (`_jit.py`) and `setup.py` call it, `CMakeLists.txt`
-follows the same folders and reads the same `csrc/build.json`. Only the standard library is used and
-nothing of pyext is imported, so `setup.py` can load this file by its path, with or without torch.
+One description for all builds: the first import (`_jit.py`) and `setup.py` call it, and
+`CMakeLists.txt` follows the same folders and reads the same `csrc/build.json`. Only the standard
+library is used and nothing of pyext is imported, so `setup.py` can load this file by its path.
 
     libpyext.so             csrc/*.cpp csrc/autograd/*.cpp   schemas, checks, derivatives
     libpyext_<set>.so       csrc/cpu/*.cpp                   CPU kernels, once per instruction set
@@ -61,8 +61,9 @@ class Library:
         return ("-Wl,--as-needed", "-Wl,-rpath,$ORIGIN", f"-l:{CORE}.so")
 
 
-def source_root(package: Path = Path(__file__).resolve().parent) -> Path:
+def source_root() -> Path:
     """The folder that holds csrc/ and cuda/: the checkout, or `pyext/_sources` in a wheel."""
+    package = Path(__file__).resolve().parent
     installed = package / "_sources"
     return installed if installed.is_dir() else package.parent
 

@@ -1,8 +1,8 @@
-"""Chooses the libraries, loads them, and tells doctor what it did.
+"""Chooses the libraries and loads them.
 
-Libraries built ahead of time lie in the package, with `_build_facts.json` beside them. They are used
-when they were built for the running torch and Python, which is checked before they are opened: a
-library for another torch would fail with a missing symbol, or worse, not fail. Otherwise pyext is
+Libraries built ahead of time lie in the package, with `_build_facts.json` beside them. They are
+used when they were built for the running torch and Python, which is checked before they are opened:
+a library for another torch would fail with a missing symbol, or worse, not fail. Otherwise pyext is
 compiled into the user's cache, once.
 """
 
@@ -27,11 +27,29 @@ PACKAGE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Choice:
-    """The libraries to load: their folder (None: still to be compiled), and why these."""
+    """The libraries that an import takes.
+
+    `folder` is None when they are still to be compiled; `mismatch` says why libraries that were
+    installed with pyext are not taken.
+    """
 
     folder: Path | None
-    built_ahead: bool
-    reason: str
+    mismatch: str | None = None
+
+    @property
+    def built_ahead(self) -> bool:
+        """Whether they were installed with pyext, as against compiled on this machine."""
+        return self.folder == PACKAGE
+
+
+def is_command_line() -> bool:
+    """Whether `python -m pyext` is importing this package, to run its `__main__` afterwards.
+
+    Python sets `sys.argv[0]` to `-m` until it has found the module.
+    """
+    if sys.argv[:1] != ["-m"]:
+        return False
+    return sys.orig_argv[-len(sys.argv)] in ("pyext", "-mpyext", "pyext.__main__")
 
 
 def load() -> None:
@@ -42,38 +60,38 @@ def load() -> None:
     """
     try:
         choice = choose()
+        if choice.mismatch:
+            warnings.warn(f"pyext was {choice.mismatch}; compiling it for this one", stacklevel=3)
         folder = choice.folder
         if folder is None:
             root = _libraries.source_root()
             folder = _jit.build(root, _jit.this_machine(root))
         open_libraries(folder)
     except LoadError as error:
-        # Where in this package it was noticed is no help to the user.
+        # The frames in which it was noticed are no help to the user.
         raise error.with_traceback(None) from None
 
 
 def choose() -> Choice:
-    """Which libraries `load()` takes; compiles and loads nothing."""
+    """Which libraries `load()` takes. Neither compiles nor loads anything.
+
+    Raises:
+        LoadError: the cache must not be used.
+    """
     root = _libraries.source_root()
-    running = _libraries.identity(root, torch.__version__)
-    facts = ahead_of_time_facts()
-    reason = "none were installed with pyext"
+    facts = built_ahead_facts()
+    mismatch = None
     if facts:
+        running = _libraries.identity(root, torch.__version__)
         differing = [name for name in running if facts.get(name) != running[name]]
         if not differing:
-            return Choice(PACKAGE, True, "built ahead of time for this torch and Python")
+            return Choice(PACKAGE)
         name = differing[0]
-        built, here = (
-            ("other sources", "these") if name == "sources" else (facts.get(name), running[name])
-        )
-        reason = f"the installed ones were built for {name} {built}, this is {here}"
-        reason = reason.replace("sources other sources", "other sources")
-        warnings.warn(f"pyext: {reason}; using libraries compiled for it", stacklevel=4)
-    folder = _jit.find(root, _jit.this_machine(root))
-    return Choice(folder, False, f"compiled on this machine: {reason}")
+        mismatch = f"built for {name} {facts.get(name)}, but this is {name} {running[name]}"
+    return Choice(_jit.find(root, _jit.this_machine(root)), mismatch)
 
 
-def ahead_of_time_facts() -> dict[str, Any] | None:
+def built_ahead_facts() -> dict[str, Any] | None:
     """What setup.py wrote about the libraries in the package folder, if it built any."""
     file = PACKAGE / _libraries.FACTS
     if not file.exists():
@@ -83,17 +101,22 @@ def ahead_of_time_facts() -> dict[str, Any] | None:
 
 
 def open_libraries(folder: Path) -> None:
-    """Loads libpyext, the module `pyext._C`, and through it the kernels for this processor."""
+    """Loads libpyext, the module `pyext._C`, and through it the kernels for this processor.
+
+    Raises:
+        LoadError: the dynamic linker or the libraries themselves refuse.
+    """
+    name = f"pyext.{_libraries.PYTHON_MODULE}"
     suffixes = importlib.machinery.EXTENSION_SUFFIXES
     files = [folder / f"{_libraries.PYTHON_MODULE}{suffix}" for suffix in suffixes]
-    name = f"pyext.{_libraries.PYTHON_MODULE}"
+    file = next((file for file in files if file.exists()), files[-1])
+    loader = importlib.machinery.ExtensionFileLoader(name, str(file))
+    spec = importlib.util.spec_from_file_location(name, file, loader=loader)
+    assert spec is not None
     try:
         torch.ops.load_library(folder / f"{_libraries.CORE}.so")
-        file = next((file for file in files if file.exists()), files[-1])
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         module.instruction_set()
     except (OSError, ImportError, RuntimeError) as error:
         raise _cannot_open(folder, error) from None
@@ -106,11 +129,12 @@ def _cannot_open(folder: Path, error: Exception) -> LoadError:
     if "GLIBCXX" in str(error) or "CXXABI" in str(error):
         return LoadError(
             problem,
-            "The C++ library of this process is older than the compiler's. Upgrade it (conda: `conda "
-            "install -c conda-forge libstdcxx-ng`), or set CXX to an older compiler and build again.",
+            "The C++ library of this process is older than the compiler that built them. Upgrade "
+            "it (conda: `conda install -c conda-forge libstdcxx-ng`), or set CXX to an older "
+            "compiler and build again.",
         )
     if folder == PACKAGE:
-        again = "`pip install --force-reinstall --no-deps --no-build-isolation` of pyext"
+        again = "`pip install --force-reinstall --no-deps --no-build-isolation` pyext"
     else:
-        again = "`python -m pyext clean`, then import pyext again"
+        again = "`python -m pyext clean`, then import pyext"
     return LoadError(problem, f"Build them again: {again}.")

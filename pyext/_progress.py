@@ -1,4 +1,4 @@
-"""One line on standard error that moves while pyext compiles; a few plain lines without a terminal."""
+"""One moving line on standard error while pyext compiles; plain lines when it is no terminal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from pyext._compile import LIBRARY_MARK
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 
 class BuildProgress:
@@ -26,7 +30,7 @@ class BuildProgress:
         self._done = 0  # steps of the libraries before the current one
         self._library = ""
         self._start = time.monotonic()
-        self._bar = None
+        self._bar: Progress | None = None
 
     def __enter__(self) -> BuildProgress:
         if sys.stderr.isatty():
@@ -65,21 +69,20 @@ class BuildProgress:
             _say(f"{done}/{self._total} steps done, now {self._library}")
 
 
-def _rich_bar(title: str, total: int):  # type: ignore[no-untyped-def]
+def _rich_bar(title: str, total: int) -> Progress | None:
     try:
+        from rich import progress
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-        from rich.progress import TimeElapsedColumn
     except ImportError:
         return None
     columns = (
-        TextColumn("pyext: {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[library]}"),
-        TimeElapsedColumn(),
+        progress.TextColumn("pyext: {task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[library]}"),
+        progress.TimeElapsedColumn(),
     )
-    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    bar = progress.Progress(*columns, console=Console(stderr=True), transient=True)
     bar.add_task(title, total=total, library="")
     bar.start()
     return bar
