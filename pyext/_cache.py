@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -113,3 +114,39 @@ def publish_text(text: str, destination: Path) -> None:
     partial = destination.with_name(f".{destination.name}.{os.getpid()}")
     partial.write_text(text)
     partial.replace(destination)
+
+
+def published(root: Path) -> list[Path]:
+    """The folders of published libraries in the cache."""
+    return [
+        folder
+        for folder in root.glob("*")
+        if re.fullmatch("[0-9a-f]{12}-[0-9a-f]{12}", folder.name)
+    ]
+
+
+def size(root: Path) -> int:
+    """The bytes that the cache takes."""
+    total = 0
+    for file in root.rglob("*"):
+        with suppress(FileNotFoundError):  # a build may be at work
+            total += file.stat().st_size
+    return total
+
+
+def clean(root: Path) -> int:
+    """Removes all that pyext put into the cache, and nothing else; returns the bytes freed.
+
+    Raises:
+        LoadError: the cache is not ours, or something in it cannot be removed.
+    """
+    check_cache(root)
+    before = size(root)
+    try:
+        for folder in [*published(root), root / "work"]:
+            if folder.exists():
+                shutil.rmtree(folder)
+    except OSError as error:
+        problem = f"{error.filename} cannot be removed: {error.strerror}."
+        raise LoadError(problem, "Check who may write to it.") from None
+    return before - size(root)

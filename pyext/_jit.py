@@ -57,10 +57,7 @@ def cuda_wanted() -> bool:
     # device_count() asks the driver's management library, is_available() would start CUDA.
     if os.environ.get("PYEXT_CUDA") == "0" or not torch.version.cuda:
         return False
-    if torch.cuda.device_count() == 0:
-        return False
-    toolkit = _toolchain.find_cuda()
-    return toolkit is not None and toolkit.fits(torch.version.cuda)
+    return torch.cuda.device_count() > 0 and _toolchain.cuda_problem(torch.version.cuda) is None
 
 
 def cuda_architectures() -> list[str]:
@@ -150,7 +147,7 @@ def _compile(
         json.dumps(
             {
                 "sys_path": sys.path,
-                "libraries": [_arguments(library, root, work) for library in libraries],
+                "libraries": [_arguments(library, work) for library in libraries],
             },
             indent=2,
         )
@@ -198,7 +195,7 @@ def _compile(
             raise _failure(log, compiler)
 
 
-def _arguments(library: Library, root: Path, work: Path) -> dict[str, Any]:
+def _arguments(library: Library, work: Path) -> dict[str, Any]:
     """The arguments of cpp_extension.load() for this library."""
     folder = work / library.name
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -212,7 +209,6 @@ def _arguments(library: Library, root: Path, work: Path) -> dict[str, Any]:
         "extra_cflags": [] if library.cuda else flags,
         "extra_cuda_cflags": flags if library.cuda else [],
         "extra_ldflags": links,
-        "extra_include_paths": [str(root / "csrc")],
         "build_directory": str(folder),
         "with_cuda": library.cuda,
     }

@@ -84,7 +84,9 @@ def libraries(root: Path, sets: Sequence[str], cuda: bool = False) -> list[Libra
     """The libraries to build, libpyext first because the others link it."""
     settings = build_settings(root)
     strict = ["-Werror"] if os.environ.get("PYEXT_WERROR") == "1" else []
-    cxx = [*settings["cxx_flags"], *strict]
+    # For quoted includes only: csrc/math.h must not stand in for the system's <math.h>.
+    include = ["-iquote", str((root / "csrc").absolute())]
+    cxx = [*settings["cxx_flags"], *strict, *include]
 
     def sources(*patterns: str) -> tuple[Path, ...]:
         return tuple(sorted(file for pattern in patterns for file in root.glob(pattern)))
@@ -101,7 +103,7 @@ def libraries(root: Path, sets: Sequence[str], cuda: bool = False) -> list[Libra
         Library(PYTHON_MODULE, sources("csrc/python/*.cpp"), (*cxx, reported)),
     ]
     if cuda:
-        nvcc = [*settings["cuda_flags"], *(["-Xcompiler=-Werror"] if strict else [])]
+        nvcc = [*settings["cuda_flags"], f"-Xcompiler={','.join([*strict, *include])}"]
         result.append(Library(f"{CORE}_cuda", sources("cuda/*.cu"), tuple(nvcc), cuda=True))
     return result
 

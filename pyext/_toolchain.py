@@ -119,10 +119,6 @@ class CudaToolkit:
     home: Path
     version: str
 
-    def fits(self, torch_cuda: str | None) -> bool:
-        """Whether torch was built with the same major version of CUDA."""
-        return torch_cuda is not None and self.version.split(".")[0] == torch_cuda.split(".")[0]
-
 
 def find_cuda() -> CudaToolkit | None:
     """The CUDA toolkit by torch's rule: CUDA_HOME, CUDA_PATH, nvcc on PATH, /usr/local/cuda."""
@@ -142,6 +138,31 @@ def find_cuda() -> CudaToolkit | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return CudaToolkit(Path(home), release[1]) if release else None
+
+
+def cuda_problem(torch_cuda: str | None) -> LoadError | None:
+    """Why CUDA kernels cannot be compiled here; None when they can.
+
+    Args:
+        torch_cuda: `torch.version.cuda`.
+    """
+    if not torch_cuda:
+        return LoadError(
+            "The installed torch was built without CUDA.",
+            "Install one with CUDA: https://pytorch.org/get-started/locally says how.",
+        )
+    toolkit = find_cuda()
+    if toolkit is None:
+        return LoadError(
+            "There is no nvcc to compile CUDA kernels with.",
+            f"Install the CUDA toolkit {torch_cuda}, or set CUDA_HOME to it.",
+        )
+    if toolkit.version.split(".")[0] != torch_cuda.split(".")[0]:
+        return LoadError(
+            f"nvcc in {toolkit.home} is of CUDA {toolkit.version}, torch of CUDA {torch_cuda}.",
+            f"Set CUDA_HOME to a toolkit of CUDA {torch_cuda.split('.')[0]}.",
+        )
+    return None
 
 
 def gpu_architectures() -> list[str]:
