@@ -1,13 +1,37 @@
 // Every op of pyext. Kernels, derivatives and fake kernels register themselves under these names.
 #include <torch/library.h>
 
+#include <string>
+
+namespace {
+
+// What cross_entropy and its backward share: csrc/cross_entropy_options.cpp reads them in order.
+const std::string kCrossEntropyOptions =
+    "Tensor? weight=None, int ignore_index=-100, str reduction=\"mean\", "
+    "float label_smoothing=0.0, *, str smoothing=\"uniform\", Tensor? row_smoothing=None, "
+    "Tensor? prior=None, Tensor? target_b=None, float lam=1.0, Tensor? row_lam=None, "
+    "float z_loss=0.0, float logit_scale=1.0, float? softcap=None, bool masked=False, "
+    "bool validate=False, bool return_stats=False, ScalarType? out_dtype=None";
+
+}  // namespace
+
 TORCH_LIBRARY(pyext, m) {
+  const auto op = [&m](const std::string& schema) {
+    m.def(schema.c_str(), {at::Tag::pt2_compliant_tag});
+  };
+
   // sign(x) * sqrt(|x| + eps)
-  m.def("signed_sqrt(Tensor self, float eps=1e-05) -> Tensor", {at::Tag::pt2_compliant_tag});
-  m.def("signed_sqrt_(Tensor(a!) self, float eps=1e-05) -> Tensor(a!)",
-        {at::Tag::pt2_compliant_tag});
-  m.def("signed_sqrt.out(Tensor self, float eps=1e-05, *, Tensor(a!) out) -> Tensor(a!)",
-        {at::Tag::pt2_compliant_tag});
-  m.def("signed_sqrt_backward(Tensor grad, Tensor result) -> Tensor",
-        {at::Tag::pt2_compliant_tag});
+  op("signed_sqrt(Tensor self, float eps=1e-05) -> Tensor");
+  op("signed_sqrt_(Tensor(a!) self, float eps=1e-05) -> Tensor(a!)");
+  op("signed_sqrt.out(Tensor self, float eps=1e-05, *, Tensor(a!) out) -> Tensor(a!)");
+  op("signed_sqrt_backward(Tensor grad, Tensor result) -> Tensor");
+
+  // Cross-entropy with label smoothing, mixup, z-loss and soft-capped logits. lse, entropy,
+  // target_log_prob and argmax are per row; all but lse are empty without return_stats.
+  op("cross_entropy(Tensor input, Tensor target, " + kCrossEntropyOptions +
+            ") -> (Tensor loss, Tensor lse, Tensor entropy, Tensor target_log_prob, "
+            "Tensor argmax)");
+  op("cross_entropy_backward(Tensor? grad_loss, Tensor? grad_lse, Tensor? grad_entropy, "
+        "Tensor input, Tensor target, Tensor lse, Tensor entropy, " +
+            kCrossEntropyOptions + ") -> Tensor");
 }

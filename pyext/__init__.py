@@ -10,6 +10,16 @@ from pyext._version import __version__
 if not _load.is_command_line():  # `python -m pyext doctor` must work when loading does not
     _load.load()
 
+    from pyext import nn
+    from pyext.ops.cross_entropy import CrossEntropyStats, cross_entropy, mixup_cross_entropy
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
-__all__ = ["__version__", "signed_sqrt", "signed_sqrt_"]
+__all__ = [
+    "CrossEntropyStats",
+    "__version__",
+    "cross_entropy",
+    "mixup_cross_entropy",
+    "nn",
+    "signed_sqrt",
+    "signed_sqrt_",
+]

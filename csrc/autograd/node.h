@@ -56,6 +56,17 @@ NodeType* record(NodePtr& owner, const Inputs&... inputs) {
   return static_cast<NodeType*>(owner.get());
 }
 
+// Whether a call below the Autograd key would go straight to the CPU kernel: no mode, subclass,
+// transform or tracer is interested. Only then may a derivative look at values or skip the
+// dispatcher.
+inline bool is_plain_cpu(const at::Tensor& x) {
+  const auto tls = c10::impl::tls_local_dispatch_key_set();
+  const auto keys = ((x.key_set() | tls.included_) - tls.excluded_) &
+                    c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER,
+                                        c10::DispatchKey::ADInplaceOrView);
+  return keys.highestPriorityTypeId() == c10::DispatchKey::CPU;
+}
+
 inline bool has_tangent(const at::Tensor& x) { return torch::autograd::isFwGradDefined(x); }
 inline at::Tensor tangent_of(const at::Tensor& x) { return x._fw_grad(/*level=*/0); }
 inline void set_tangent(const at::Tensor& x, const at::Tensor& tangent, bool in_place = false) {

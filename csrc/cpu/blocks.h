@@ -1,0 +1,80 @@
+// Blocks of a strided tensor of any floating dtype to and from contiguous scratch of the arithmetic
+// type, so that kernels are written for float and double alone.
+#pragma once
+
+#include <ATen/Dispatch.h>
+#include <ATen/cpu/vec/functional.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <cstdint>
+
+namespace pyext {
+namespace {
+
+template <typename F>
+void dispatch_dtype(at::ScalarType dtype, F&& f) {
+  switch (dtype) {
+    case at::kFloat:
+      return f(float{});
+    case at::kDouble:
+      return f(double{});
+    case at::kBFloat16:
+      return f(at::BFloat16{});
+    case at::kHalf:
+      return f(at::Half{});
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "expected a floating-point dtype, got ", dtype);
+  }
+}
+
+template <typename acc_t, typename scalar_t>
+void load_run(acc_t* to, const scalar_t* from, int64_t stride, int64_t count) {
+  int64_t i = 0;
+  if (stride == 1) {
+    if constexpr (std::is_same_v<acc_t, float> && c10::is_reduced_floating_point_v<scalar_t>) {
+      using Vec = at::vec::Vectorized<float>;
+      for (; i + Vec::size() <= count; i += Vec::size()) {
+        Vec values;
+        at::vec::load_to_float<scalar_t>(from + i, values);
+        values.store(to + i);
+      }
+    } else {
+      at::vec::convert(from, to, count);
+      return;
+    }
+  }
+  for (; i < count; ++i) to[i] = static_cast<acc_t>(from[i * stride]);
+}
+
+// count values, `stride` apart, of a tensor at element `offset`.
+template <typename acc_t>
+void load_run(acc_t* to, const void* tensor, at::ScalarType dtype, int64_t offset, int64_t stride,
+              int64_t count) {
+  dispatch_dtype(dtype, [&](auto zero) {
+    load_run(to, static_cast<const decltype(zero)*>(tensor) + offset, stride, count);
+  });
+}
+
+template <typename acc_t>
+acc_t load_one(const void* tensor, at::ScalarType dtype, int64_t offset) {
+  acc_t value;
+  load_run(&value, tensor, dtype, offset, /*stride=*/0, 1);
+  return value;
+}
+
+template <typename acc_t>
+void store_run(void* tensor, at::ScalarType dtype, int64_t offset, int64_t stride, int64_t count,
+               const acc_t* from) {
+  dispatch_dtype(dtype, [&](auto zero) {
+    using scalar_t = decltype(zero);
+    auto* to = static_cast<scalar_t*>(tensor) + offset;
+    if (stride == 1) {
+      at::vec::convert(from, to, count);
+    } else {
+      for (int64_t i = 0; i < count; ++i) to[i * stride] = static_cast<scalar_t>(from[i]);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace pyext

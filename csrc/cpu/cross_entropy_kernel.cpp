@@ -1,0 +1,502 @@
+// Cross-entropy on the CPU: rows are cut into tiles, each tile is walked in blocks that stay in
+// cache. A tile is one row whose classes are contiguous (or gathered), or up to 64 neighbouring
+// rows walked class by class, a vector of rows at a time: for a strided class axis and few classes.
+// Tiles are independent, so the result has the same bits on any number of threads.
+#include <ATen/OpMathType.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <memory>
+
+#include "cpu/blocks.h"
+#include "cpu/cross_entropy_rows.h"
+#include "cross_entropy.h"
+
+namespace pyext {
+namespace {
+
+constexpr int64_t kTileRows = 64;
+constexpr int64_t kRowBlock = 2048;     // classes; 8 KiB of float logits stay in the first cache
+constexpr int64_t kColumnBlock = 64;    // classes of 64 rows, 16 KiB
+constexpr int64_t kFewClasses = 32;     // fewer do not fill vectors along a row
+constexpr int64_t kElementsPerTask = 1 << 15;
+
+template <typename acc_t, bool columns>
+class Tile {
+  using W = Walk<acc_t, columns>;
+  using Stat = typename W::Stat;
+  using Sums = OnlineSums<acc_t, columns>;
+  static constexpr int64_t kRows = columns ? kTileRows : 1;
+  static constexpr int64_t kGroupRows = columns ? W::kSize : 1;
+  static constexpr int64_t kGroups = kRows / kGroupRows;
+  static constexpr int64_t kBlock = columns ? kColumnBlock : kRowBlock;
+  static constexpr int64_t kBlockSize = kBlock * kRows;
+
+ public:
+  // The exponentials of a tile are kept from the sums to the gradient where both are made at once
+  // and nothing else is needed for it.
+  Tile(const CrossEntropyProblem& p, bool forward_makes_gradient)
+      : p_(p),
+        plain_logits_(p.logit_scale == 1.0 && !p.capped),
+        keeps_exponentials_(forward_makes_gradient && plain_logits_ && p.class_mass == nullptr &&
+                            !p.masked && p.target != nullptr),
+        blocks_((p.classes + kBlock - 1) / kBlock),
+        z_(new acc_t[kBlockSize + W::kSize]),
+        q_(p.probabilities != nullptr ? new acc_t[kBlockSize + W::kSize] : nullptr),
+        d_(new acc_t[kBlockSize + W::kSize]) {
+    if (keeps_exponentials_) {
+      exponentials_.reset(new acc_t[blocks_ * kBlockSize + W::kSize]);
+      references_.reset(new acc_t[blocks_ * kRows]);
+    }
+  }
+
+  void forward(int64_t row, int64_t rows, const CrossEntropyResults& out) {
+    begin(row, rows);
+    if (out.entropy == nullptr && all_ignored()) {
+      for (int64_t r = 0; r < rows; ++r) write(out.loss, row + r, write(out.lse, row + r, acc_t(0)));
+      if (out.gradient != nullptr) zero_gradient(out.gradient);
+      return;
+    }
+    Sums sums[kGroups];
+    const acc_t* u = array(p_.class_mass);
+    const bool sums_masses = u != nullptr || p_.masked;
+    const bool smooths = p_.label_smoothing != 0 || p_.row_smoothing != nullptr;
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const auto z = load_logits(b);
+      if (p_.probabilities != nullptr) load_probabilities(b);
+      for (int64_t g = 0; g < groups_; ++g) {
+        const int64_t lane = g * kGroupRows, c = b * kBlock;
+        const Stat reference = sums[g].add_exponentials(
+            z.data + lane, z.step, z.classes, smooths && !sums_masses,
+            keeps_exponentials_ ? exponentials_.get() + b * kBlockSize + lane : nullptr, kRows);
+        if (keeps_exponentials_) write_stat(references_.get() + b * kRows + lane, reference);
+        if (sums_masses) {
+          sums[g].add_masses(z.data + lane, z.step, z.classes, offset_by(u, c),
+                             offset_by(array(p_.prior), c), p_.masked);
+        }
+        if (p_.probabilities != nullptr) {
+          sums[g].add_probabilities(z.data + lane, z.step, z.classes, q_.get() + lane,
+                                    offset_by(array(p_.weight), c));
+        }
+        if (out.entropy != nullptr) sums[g].add_entropy(z.data + lane, z.step, z.classes);
+      }
+      if (out.argmax != nullptr) find_argmax(z, b);
+    }
+    finish(sums, out);
+    if (out.gradient == nullptr) return;
+    for (int64_t b = 0; b < blocks_; ++b) emit(b, out.gradient);
+    zero_ignored_gradient(out.gradient);
+  }
+
+  void backward(int64_t row, int64_t rows, const CrossEntropyCotangents& in, void* gradient) {
+    begin(row, rows);
+    const bool of_statistics = in.lse != nullptr || in.entropy != nullptr;
+    if (!of_statistics && all_ignored()) return zero_gradient(gradient);
+    if (p_.masked) count_sharing();
+    if (p_.probabilities != nullptr) sum_probabilities();
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t i = row + r;
+      const RowMasses<acc_t> mass = row_masses(p_, i, shared(r));
+      const acc_t g = in.loss ? array(in.loss)[i * in.loss_stride] : acc_t(0);
+      const acc_t lse = array(in.saved_lse)[i];
+      set_terms(r, mass, g, lse, u_sum(r), dense_sum_[r]);
+      if (in.lse != nullptr) terms_.softmax[r] += array(in.lse)[i];
+      terms_.entropy[r] = in.entropy ? array(in.entropy)[i] : acc_t(0);
+      terms_.entropy_value[r] = in.entropy ? array(in.saved_entropy)[i] : acc_t(0);
+    }
+    entropy_ = in.entropy != nullptr;
+    for (int64_t b = 0; b < blocks_; ++b) emit(b, gradient);
+    if (!of_statistics) zero_ignored_gradient(gradient);
+  }
+
+ private:
+  struct Block {
+    const acc_t* data;
+    int64_t step;     // from class to class, where columns
+    int64_t classes;  // in this block
+  };
+
+  static const acc_t* array(const void* values) { return static_cast<const acc_t*>(values); }
+  static const acc_t* offset_by(const acc_t* values, int64_t c) {
+    return values != nullptr ? values + c : nullptr;
+  }
+  static acc_t write(void* to, int64_t i, acc_t value) {
+    return static_cast<acc_t*>(to)[i] = value;
+  }
+  static void write_stat(acc_t* to, const Stat& value) {
+    if constexpr (columns) {
+      value.store(to);
+    } else {
+      *to = value;
+    }
+  }
+  static Stat read_stat(const acc_t* from) {
+    if constexpr (columns) return Stat::loadu(from);
+    return *from;
+  }
+
+  void begin(int64_t row, int64_t rows) {
+    row_ = row;
+    rows_ = rows;
+    groups_ = (rows + kGroupRows - 1) / kGroupRows;
+    entropy_ = false;
+    const auto& layout = p_.layout;
+    for (int k = 0; k < RowLayout::kOperands; ++k) {
+      const auto operand = static_cast<RowLayout::Operand>(k);
+      offset_[k] = layout.offset(operand, row);
+      row_stride_[k] = layout.dims > 0 ? layout.strides[k][layout.dims - 1] : 0;
+    }
+    std::fill_n(dense_sum_, kRows, acc_t(0));
+    std::fill_n(best_, kRows, W::kMinusInfinity);
+    std::fill_n(argmax_, kRows, int64_t(0));
+  }
+
+  bool ignored(int64_t r) const {
+    if (p_.target == nullptr) return false;
+    return p_.target[row_ + r] == p_.ignore_index &&
+           (p_.target_b == nullptr || p_.target_b[row_ + r] == p_.ignore_index);
+  }
+  bool all_ignored() const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      if (!ignored(r)) return false;
+    }
+    return true;
+  }
+
+  // Classes that share the smoothing, or their prior.
+  acc_t shared(int64_t r) const {
+    if (p_.masked) return shared_[r];
+    return p_.prior != nullptr ? acc_t(1) : static_cast<acc_t>(p_.classes);
+  }
+  acc_t u_sum(int64_t r) const {
+    if (p_.masked) return u_sum_[r];
+    return p_.class_mass_sum ? *array(p_.class_mass_sum) : static_cast<acc_t>(p_.classes);
+  }
+
+  int64_t classes_of(int64_t b) const { return std::min(kBlock, p_.classes - b * kBlock); }
+
+  // The values of one operand for block b, in the arithmetic type, at to[class * kRows + row].
+  void load(acc_t* to, RowLayout::Operand operand, const void* tensor, at::ScalarType dtype,
+            int64_t b) const {
+    const int64_t n = classes_of(b), class_stride = p_.layout.class_stride[operand];
+    const int64_t offset = offset_[operand] + b * kBlock * class_stride;
+    if constexpr (!columns) {
+      load_run(to, tensor, dtype, offset, class_stride, n);
+    } else {
+      dispatch_dtype(dtype, [&](auto zero) {
+        const auto* from = static_cast<const decltype(zero)*>(tensor) + offset;
+        for (int64_t c = 0; c < n; ++c) {
+          load_run(to + c * kRows, from + c * class_stride, row_stride_[operand], rows_);
+          std::fill_n(to + c * kRows + rows_, kRows - rows_, acc_t(0));
+        }
+      });
+    }
+  }
+
+  Block load_logits(int64_t b) {
+    const int64_t n = classes_of(b);
+    if (!columns && plain_logits_ && p_.dtype == c10::CppTypeToScalarType<acc_t>::value &&
+        p_.layout.class_stride[RowLayout::kInput] == 1) {
+      return {array(p_.input) + offset_[RowLayout::kInput] + b * kBlock, kRows, n};
+    }
+    load(z_.get(), RowLayout::kInput, p_.input, p_.dtype, b);
+    if (!plain_logits_) {
+      for (int64_t i = 0; i < n * kRows; ++i) z_[i] = transformed(z_[i]);
+    }
+    return {z_.get(), kRows, n};
+  }
+  void load_probabilities(int64_t b) {
+    load(q_.get(), RowLayout::kProbabilities, p_.probabilities, p_.probabilities_dtype, b);
+  }
+
+  acc_t transformed(acc_t x) const {
+    return transformed_logit(x, static_cast<acc_t>(p_.logit_scale), static_cast<acc_t>(p_.softcap),
+                             p_.capped);
+  }
+  acc_t logit_at(int64_t r, int64_t y) const {
+    const int64_t offset = offset_[RowLayout::kInput] + r * row_stride_[RowLayout::kInput] +
+                           y * p_.layout.class_stride[RowLayout::kInput];
+    return transformed(load_one<acc_t>(p_.input, p_.dtype, offset));
+  }
+
+  // The first index of the largest logit; a NaN is larger than any number, as in torch.argmax.
+  void find_argmax(const Block& z, int64_t b) {
+    for (int64_t c = 0; c < z.classes; ++c) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        const acc_t value = z.data[c * (columns ? z.step : 1) + r];
+        const bool larger = value > best_[r] || (std::isnan(value) && !std::isnan(best_[r]));
+        if (larger) {
+          best_[r] = value;
+          argmax_[r] = b * kBlock + c;
+        }
+      }
+    }
+  }
+
+  // From sums to losses, and to the coefficients of the gradient.
+  void finish(const Sums* groups, const CrossEntropyResults& out) {
+    alignas(64) acc_t lse[kRows], shifted_lse[kRows], shift[kRows], u_dot[kRows], dense_dot[kRows],
+        entropy[kRows];
+    for (int64_t g = 0; g < groups_; ++g) {
+      const Sums& s = groups[g];
+      const Stat log_sum = logarithm(s.sum);
+      const int64_t lane = g * kGroupRows;
+      const Stat from_shift = (s.maximum - s.shift) + log_sum;
+      write_stat(lse + lane, s.maximum + log_sum);
+      write_stat(shifted_lse + lane, from_shift);
+      write_stat(shift + lane, s.shift);
+      write_stat(u_dot + lane, s.u_dot);
+      write_stat(u_sum_ + lane, s.u_sum);
+      write_stat(shared_ + lane, s.shared);
+      write_stat(dense_sum_ + lane, s.dense_sum);
+      write_stat(dense_dot + lane, s.dense_dot);
+      write_stat(entropy + lane, from_shift - s.z_dot / s.sum);
+    }
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t row = row_ + r;
+      const RowMasses<acc_t> mass = row_masses(p_, row, shared(r));
+      const auto picked = [&](const int64_t* target, acc_t pick) {
+        return pick != acc_t(0) ? logit_at(r, target[row]) - shift[r] : acc_t(0);
+      };
+      const RowSums<acc_t> sums{lse[r],
+                                shifted_lse[r],
+                                u_sum(r),
+                                u_dot[r],
+                                dense_sum_[r],
+                                dense_dot[r],
+                                picked(p_.target, mass.pick_a),
+                                picked(p_.target_b, mass.pick_b)};
+      write(out.loss, row, row_loss(mass, sums, static_cast<acc_t>(p_.z_loss)));
+      write(out.lse, row, lse[r]);
+      if (out.entropy != nullptr) {
+        write(out.entropy, row, entropy[r]);
+        write(out.target_log_prob, row, target_log_prob(r, sums, shift[r]));
+        out.argmax[row] = argmax_[r];
+      }
+      if (out.gradient != nullptr) {
+        set_terms(r, mass, acc_t(1), lse[r], sums.u_sum, sums.dense_sum);
+        terms_.entropy[r] = terms_.entropy_value[r] = acc_t(0);
+      }
+    }
+  }
+
+  // log p of the target; for two targets or probabilities, the expectation over them.
+  acc_t target_log_prob(int64_t r, const RowSums<acc_t>& sums, acc_t shift) const {
+    const int64_t row = row_ + r;
+    if (p_.target == nullptr) return sums.dense_dot - taken(sums.dense_sum, sums.shifted_lse);
+    const auto log_prob = [&](const int64_t* target) {
+      const int64_t y = target[row];
+      return y == p_.ignore_index ? acc_t(0) : logit_at(r, y) - shift - sums.shifted_lse;
+    };
+    if (p_.target_b == nullptr) return log_prob(p_.target);
+    const acc_t lam = p_.row_lam ? array(p_.row_lam)[row] : static_cast<acc_t>(p_.lam);
+    return taken(lam, log_prob(p_.target)) + taken(1 - lam, log_prob(p_.target_b));
+  }
+
+  void set_terms(int64_t r, const RowMasses<acc_t>& mass, acc_t g, acc_t lse, acc_t u_sum,
+                 acc_t dense_sum) {
+    const acc_t total = total_mass(mass, u_sum, dense_sum);
+    terms_.softmax[r] = g * softmax_coefficient(total, mass.presence,
+                                                static_cast<acc_t>(p_.z_loss), lse);
+    terms_.off[r] = g * mass.off;
+    terms_.dense[r] = g * mass.dense;
+    terms_.lse[r] = lse;
+    pick_a_[r] = g * mass.pick_a;
+    pick_b_[r] = g * mass.pick_b;
+  }
+
+  void count_sharing() {
+    Sums sums[kGroups];
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const auto z = load_logits(b);
+      for (int64_t g = 0; g < groups_; ++g) {
+        sums[g].add_masses(z.data + g * kGroupRows, z.step, z.classes,
+                           offset_by(array(p_.class_mass), b * kBlock),
+                           offset_by(array(p_.prior), b * kBlock), /*masked=*/true);
+      }
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      write_stat(u_sum_ + g * kGroupRows, sums[g].u_sum);
+      write_stat(shared_ + g * kGroupRows, sums[g].shared);
+    }
+  }
+
+  void sum_probabilities() {
+    Sums sums[kGroups];
+    for (int64_t b = 0; b < blocks_; ++b) {
+      load_probabilities(b);
+      for (int64_t g = 0; g < groups_; ++g) {
+        const acc_t* q = q_.get() + g * kGroupRows;
+        sums[g].add_probabilities(q, kRows, classes_of(b), q,
+                                  offset_by(array(p_.weight), b * kBlock));
+      }
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      write_stat(dense_sum_ + g * kGroupRows, sums[g].dense_sum);
+    }
+  }
+
+  // The gradient of block b, formed in float, then rounded and stored once.
+  void emit(int64_t b, void* gradient) {
+    const int64_t n = classes_of(b), first = b * kBlock;
+    const int64_t class_stride = p_.layout.class_stride[RowLayout::kGradient];
+    const bool in_place = !columns && plain_logits_ && class_stride == 1 &&
+                          p_.dtype == c10::CppTypeToScalarType<acc_t>::value;
+    acc_t* d = in_place ? static_cast<acc_t*>(gradient) + offset_[RowLayout::kGradient] + first
+                        : d_.get();
+    Block z{nullptr, kRows, n};
+    if (!keeps_exponentials_) {
+      z = load_logits(b);
+      if (p_.probabilities != nullptr) load_probabilities(b);
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      const int64_t lane = g * kGroupRows;
+      if (keeps_exponentials_) {
+        const Stat reference = read_stat(references_.get() + b * kRows + lane);
+        const Stat factor =
+            read_stat(terms_.softmax + lane) * exponential(reference - read_stat(terms_.lse + lane));
+        gradient_block<acc_t, columns>(exponentials_.get() + b * kBlockSize + lane, kRows, n,
+                                       factor, read_stat(terms_.off + lane), d + lane, kRows);
+      } else {
+        const BlockInputs<acc_t> in{offset_by(array(p_.class_mass), first),
+                                    offset_by(array(p_.weight), first),
+                                    q_ != nullptr ? q_.get() + lane : nullptr, p_.masked,
+                                    entropy_};
+        gradient_block<acc_t, columns, kRows>(z.data + lane, z.step, n, terms_, lane, in, d + lane,
+                                              kRows);
+      }
+    }
+    subtract_picks(d, first, n, p_.target, pick_a_);
+    subtract_picks(d, first, n, p_.target_b, pick_b_);
+    if (in_place) return;
+    if (!plain_logits_) {
+      for (int64_t i = 0; i < n * kRows; ++i) {
+        d[i] *= transformed_logit_derivative(z.data[i], static_cast<acc_t>(p_.logit_scale),
+                                             static_cast<acc_t>(p_.softcap), p_.capped);
+      }
+    }
+    store_gradient(d, first, n, gradient);
+  }
+
+  void subtract_picks(acc_t* d, int64_t first, int64_t n, const int64_t* target,
+                      const acc_t* pick) const {
+    if (target == nullptr) return;
+    for (int64_t r = 0; r < rows_; ++r) {
+      const int64_t c = target[row_ + r] - first;
+      if (c >= 0 && c < n) d[c * kRows + r] -= pick[r];
+    }
+  }
+
+  void store_gradient(const acc_t* d, int64_t first, int64_t n, void* gradient) const {
+    const int64_t class_stride = p_.layout.class_stride[RowLayout::kGradient];
+    const int64_t offset = offset_[RowLayout::kGradient] + first * class_stride;
+    if constexpr (!columns) {
+      store_run(gradient, p_.dtype, offset, class_stride, n, d);
+    } else {
+      for (int64_t c = 0; c < n; ++c) {
+        store_run(gradient, p_.dtype, offset + c * class_stride,
+                  row_stride_[RowLayout::kGradient], rows_, d + c * kRows);
+      }
+    }
+  }
+
+  void zero_gradient(void* gradient) {
+    std::fill_n(d_.get(), kBlockSize, acc_t(0));
+    for (int64_t b = 0; b < blocks_; ++b) {
+      store_gradient(d_.get(), b * kBlock, classes_of(b), gradient);
+    }
+  }
+
+  // A row that does not count has no gradient, even where its logits are NaN.
+  void zero_ignored_gradient(void* gradient) {
+    if (!columns) return;
+    const int64_t stride = p_.layout.class_stride[RowLayout::kGradient];
+    bool zeroed = false;
+    for (int64_t r = 0; r < rows_; ++r) {
+      if (!ignored(r)) continue;
+      if (!zeroed) std::fill_n(d_.get(), kBlock, acc_t(0));
+      zeroed = true;
+      const int64_t offset =
+          offset_[RowLayout::kGradient] + r * row_stride_[RowLayout::kGradient];
+      for (int64_t b = 0; b < blocks_; ++b) {
+        store_run(gradient, p_.dtype, offset + b * kBlock * stride, stride, classes_of(b),
+                  d_.get());
+      }
+    }
+  }
+
+  const CrossEntropyProblem& p_;
+  const bool plain_logits_;
+  const bool keeps_exponentials_;
+  const int64_t blocks_;
+  std::unique_ptr<acc_t[]> z_, q_, d_, exponentials_, references_;
+  int64_t row_ = 0, rows_ = 0, groups_ = 0;
+  int64_t offset_[RowLayout::kOperands] = {}, row_stride_[RowLayout::kOperands] = {};
+  bool entropy_ = false;
+  GradientTerms<acc_t, kRows> terms_;
+  alignas(64) acc_t u_sum_[kRows], shared_[kRows], dense_sum_[kRows];
+  acc_t pick_a_[kRows], pick_b_[kRows], best_[kRows];
+  int64_t argmax_[kRows];
+};
+
+// Calls f(tile, first row, rows) for every tile. Tiles never cross the end of the innermost axis.
+template <typename acc_t, bool columns, typename F>
+void for_each_tile(const CrossEntropyProblem& p, bool forward_makes_gradient, const F& f) {
+  const int64_t inner =
+      columns ? p.layout.sizes[p.layout.dims - 1] : 1;
+  const int64_t per_run = columns ? (inner + kTileRows - 1) / kTileRows : 1;
+  const int64_t tiles = p.rows / inner * per_run;
+  const int64_t elements = p.classes * (columns ? std::min(inner, kTileRows) : 1);
+  const int64_t grain = std::max<int64_t>(1, kElementsPerTask / elements);
+  at::parallel_for(0, tiles, grain, [&](int64_t begin, int64_t end) {
+    Tile<acc_t, columns> tile(p, forward_makes_gradient);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t first = i % per_run * kTileRows;
+      if (columns) {
+        f(tile, i / per_run * inner + first, std::min(kTileRows, inner - first));
+      } else {
+        f(tile, i, int64_t{1});
+      }
+    }
+  });
+}
+
+bool walks_columns(const CrossEntropyProblem& p) {
+  const auto& layout = p.layout;
+  if (layout.dims == 0 || layout.sizes[layout.dims - 1] < 8) return false;
+  const int64_t class_stride = layout.class_stride[RowLayout::kInput];
+  const int64_t row_stride = layout.strides[RowLayout::kInput][layout.dims - 1];
+  return p.classes <= kFewClasses || (class_stride != 1 && row_stride == 1);
+}
+
+template <typename F>
+void run(const CrossEntropyProblem& p, bool forward_makes_gradient, const F& f) {
+  const bool columns = walks_columns(p);
+  if (p.dtype == at::kDouble) {
+    columns ? for_each_tile<double, true>(p, forward_makes_gradient, f)
+            : for_each_tile<double, false>(p, forward_makes_gradient, f);
+  } else {
+    columns ? for_each_tile<float, true>(p, forward_makes_gradient, f)
+            : for_each_tile<float, false>(p, forward_makes_gradient, f);
+  }
+}
+
+void cross_entropy_kernel(const CrossEntropyProblem& p, const CrossEntropyResults& out) {
+  run(p, out.gradient != nullptr, [&](auto& tile, int64_t row, int64_t rows) {
+    tile.forward(row, rows, out);
+  });
+}
+
+void cross_entropy_backward_kernel(const CrossEntropyProblem& p, const CrossEntropyCotangents& in,
+                                   void* gradient) {
+  run(p, false, [&](auto& tile, int64_t row, int64_t rows) {
+    tile.backward(row, rows, in, gradient);
+  });
+}
+
+const RegisterKernel forward(cross_entropy_stub, at::kCPU, &cross_entropy_kernel);
+const RegisterKernel backward(cross_entropy_backward_stub, at::kCPU,
+                              &cross_entropy_backward_kernel);
+
+}  // namespace
+}  // namespace pyext

@@ -1,0 +1,261 @@
+// One pass over blocks of logits, for a group of rows at a time: either one row whose classes are
+// contiguous (a vector holds neighbouring classes), or as many rows as a vector has lanes, whose
+// classes are `step` apart (a vector holds one class of neighbouring rows). The same loops serve
+// both; only how a vector becomes a statistic of its row differs.
+#pragma once
+
+#include <limits>
+#include <type_traits>
+
+#include "cpu/exponential.h"
+#include "cross_entropy.h"
+
+namespace pyext {
+namespace {
+
+template <typename acc_t, bool columns>
+struct Walk {
+  using Vec = at::vec::Vectorized<acc_t>;
+  using Stat = std::conditional_t<columns, Vec, acc_t>;
+  static constexpr int64_t kSize = Vec::size();
+  static constexpr acc_t kMinusInfinity = -std::numeric_limits<acc_t>::infinity();
+
+  static Stat sum(const Vec& v) {
+    if constexpr (columns) {
+      return v;
+    } else {
+      return at::vec::vec_reduce_all<acc_t>([](Vec a, Vec b) { return a + b; }, v);
+    }
+  }
+  static Stat max(const Vec& v) {
+    if constexpr (columns) {
+      return v;
+    } else {
+      return at::vec::vec_reduce_all<acc_t>([](Vec a, Vec b) { return larger(a, b); }, v);
+    }
+  }
+  // Not at::vec::maximum: a NaN need not survive here, the sum of exponentials finds it.
+  static Vec larger(const Vec& a, const Vec& b) { return at::vec::clamp_min(a, b); }
+  static acc_t larger(acc_t a, acc_t b) { return a < b ? b : a; }
+
+  // The value of a per-class array for class i of the block.
+  static Vec per_class(const acc_t* values, int64_t i, int64_t lanes) {
+    if constexpr (columns) return Vec(values[i]);
+    return lanes == kSize ? Vec::loadu(values + i) : Vec::set(Vec(0), Vec::loadu(values + i, lanes), lanes);
+  }
+
+  // Calls f(i, vector, lanes) over n classes from z; lanes beyond the last class hold -inf.
+  template <typename F>
+  static void each(const acc_t* z, int64_t step, int64_t n, F&& f) {
+    if constexpr (columns) {
+      for (int64_t i = 0; i < n; ++i) f(i, Vec::loadu(z + i * step), kSize);
+    } else {
+      int64_t i = 0;
+      for (; i + kSize <= n; i += kSize) f(i, Vec::loadu(z + i), kSize);
+      if (i < n) {
+        const int64_t lanes = n - i;
+        f(i, Vec::set(Vec(kMinusInfinity), Vec::loadu(z + i, lanes), lanes), lanes);
+      }
+    }
+  }
+  // Where f's result for class i goes.
+  static acc_t* at(acc_t* base, int64_t step, int64_t i) {
+    return base + (columns ? i * step : i);
+  }
+  // Only the lanes that hold classes count.
+  static Vec valid(const Vec& v, int64_t lanes) {
+    return lanes == kSize ? v : Vec::set(Vec(0), v, lanes);
+  }
+};
+
+// The statistics of a group of rows, updated block by block (Milakov and Gimelshein 2018, "Online
+// normalizer calculation for softmax").
+template <typename acc_t, bool columns>
+struct OnlineSums {
+  using W = Walk<acc_t, columns>;
+  using Vec = typename W::Vec;
+  using Stat = typename W::Stat;
+
+  Stat maximum = Stat(W::kMinusInfinity);
+  Stat sum = Stat(0);        // sum exp(z - maximum)
+  Stat shift = Stat(0);      // a finite logit-sized constant: the first block's maximum
+  Stat u_dot = Stat(0);      // sum u (z - shift)
+  Stat u_sum = Stat(0);      // sum u, where it depends on the row
+  Stat shared = Stat(0);     // masked: how many classes, or how much prior, share the smoothing
+  Stat dense_sum = Stat(0);  // sum w q
+  Stat dense_dot = Stat(0);  // sum w q (z - shift)
+  Stat z_dot = Stat(0);      // sum exp(z - maximum) (z - shift)
+  bool started = false;
+
+  // The new maximum, the rescaling of what was summed so far, and exp(z - maximum) of this block
+  // summed, and stored where `exponentials` is not null. Returns the reference of the block.
+  Stat add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
+                        acc_t* exponentials, int64_t exponentials_step) {
+    const Stat block_maximum = maximum_of(z, step, n);
+    const Stat next = W::larger(maximum, block_maximum);
+    const Stat nothing(W::kMinusInfinity);
+    // While all logits are -inf, exp(z - 0) = 0 is what is wanted, not exp(-inf + inf).
+    const Stat reference = where(next == nothing, Stat(0), next);
+    if (!started) {
+      shift = where(reference == Stat(std::numeric_limits<acc_t>::infinity()), Stat(0), reference);
+      started = true;
+    } else {
+      const Stat rescale = exponential(maximum - reference);
+      sum = sum * rescale;
+      z_dot = z_dot * rescale;
+    }
+    maximum = next;
+    const Vec origin(reference);
+    Vec e_sum(0), d_sum(0);
+    W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
+      const Vec d = v - origin;
+      const Vec e = exponential(d);
+      if (exponentials != nullptr) e.store(W::at(exponentials, exponentials_step, i));
+      e_sum = e_sum + e;
+      d_sum = d_sum + W::valid(d, lanes);
+      if constexpr (!columns) __builtin_prefetch(z + i + n);
+    });
+    sum = sum + W::sum(e_sum);
+    if (sum_logits) {
+      u_dot = u_dot + W::sum(d_sum) + (reference - shift) * Stat(static_cast<acc_t>(n));
+    }
+    return reference;
+  }
+
+  // As the unweighted sum of logits above, for masses that differ from class to class or leave out
+  // infinite logits.
+  void add_masses(const acc_t* z, int64_t step, int64_t n, const acc_t* u, const acc_t* prior,
+                  bool masked) {
+    const Vec origin(shift), nothing(W::kMinusInfinity);
+    Vec dot(0), total(0), sharing(0);
+    W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
+      const Vec ones(1);
+      const Vec mass = u != nullptr ? W::per_class(u, i, lanes) : ones;
+      const Vec share = prior != nullptr ? W::per_class(prior, i, lanes) : ones;
+      const Vec term = mass * (v - origin);
+      const auto left_out = v == nothing;
+      dot = dot + W::valid(masked ? where(left_out, Vec(0), term) : term, lanes);
+      total = total + W::valid(masked ? where(left_out, Vec(0), mass) : mass, lanes);
+      sharing = sharing + W::valid(where(left_out, Vec(0), share), lanes);
+    });
+    u_dot = u_dot + W::sum(dot);
+    u_sum = u_sum + W::sum(total);
+    shared = shared + W::sum(sharing);
+  }
+
+  // A probability of 0 takes nothing, also from an infinite logit.
+  void add_probabilities(const acc_t* z, int64_t step, int64_t n, const acc_t* q,
+                         const acc_t* weight) {
+    const Vec origin(shift);
+    Vec dot(0), total(0);
+    W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
+      Vec mass = W::valid(Vec::loadu(q + (columns ? i * step : i), lanes), lanes);
+      if (weight != nullptr) mass = mass * W::per_class(weight, i, lanes);
+      total = total + mass;
+      dot = dot + where(mass == Vec(0), Vec(0), mass * (v - origin));
+    });
+    dense_sum = dense_sum + W::sum(total);
+    dense_dot = dense_dot + W::sum(dot);
+  }
+
+  void add_entropy(const acc_t* z, int64_t step, int64_t n) {
+    const Vec origin(shift), reference(where(maximum == Stat(W::kMinusInfinity), Stat(0), maximum));
+    Vec dot(0);
+    W::each(z, step, n, [&](int64_t, const Vec& v, int64_t) {
+      const Vec e = exponential(v - reference);
+      dot = dot + where(e == Vec(0), Vec(0), e * (v - origin));
+    });
+    z_dot = z_dot + W::sum(dot);
+  }
+
+ private:
+  static Stat maximum_of(const acc_t* z, int64_t step, int64_t n) {
+    Vec result(W::kMinusInfinity);
+    if constexpr (!columns) {
+      // Four at a time: one chain of maxima would wait for itself.
+      Vec a = result, b = result, c = result;
+      int64_t i = 0;
+      for (; i + 4 * W::kSize <= n; i += 4 * W::kSize) {
+        a = W::larger(Vec::loadu(z + i), a);
+        b = W::larger(Vec::loadu(z + i + W::kSize), b);
+        c = W::larger(Vec::loadu(z + i + 2 * W::kSize), c);
+        result = W::larger(Vec::loadu(z + i + 3 * W::kSize), result);
+      }
+      result = W::larger(W::larger(a, b), W::larger(c, result));
+      z += i;
+      n -= i;
+    }
+    W::each(z, step, n, [&](int64_t, const Vec& v, int64_t) { result = W::larger(v, result); });
+    return W::max(result);
+  }
+};
+
+// The coefficients of the gradient in z of up to kRows rows, in the order of the lanes.
+template <typename acc_t, int64_t kRows>
+struct GradientTerms {
+  alignas(64) acc_t softmax[kRows];  // of p = softmax(z)
+  alignas(64) acc_t off[kRows];      // of -u
+  alignas(64) acc_t dense[kRows];    // of -w q
+  alignas(64) acc_t entropy[kRows];  // of -p (log p + H), the derivative of the entropy H
+  alignas(64) acc_t lse[kRows];
+  alignas(64) acc_t entropy_value[kRows];  // H
+};
+
+// What the gradient of a block depends on beside the terms of its rows.
+template <typename acc_t>
+struct BlockInputs {
+  const acc_t* u = nullptr;       // null: ones
+  const acc_t* weight = nullptr;  // null: ones
+  const acc_t* q = nullptr;       // null: no probabilities
+  bool masked = false;
+  bool entropy = false;
+};
+
+// d loss / d z for n classes of the group of rows that begins at lane `lane`.
+template <typename acc_t, bool columns, int64_t kRows>
+void gradient_block(const acc_t* z, int64_t step, int64_t n,
+                    const GradientTerms<acc_t, kRows>& terms, int64_t lane,
+                    const BlockInputs<acc_t>& in, acc_t* out, int64_t out_step) {
+  using W = Walk<acc_t, columns>;
+  using Vec = typename W::Vec;
+  const auto of_rows = [lane](const acc_t* values) {
+    if constexpr (columns) return Vec::loadu(values + lane);
+    return Vec(values[lane]);
+  };
+  const Vec softmax = of_rows(terms.softmax), off = of_rows(terms.off), lse = of_rows(terms.lse);
+  const Vec dense = of_rows(terms.dense), entropy = of_rows(terms.entropy);
+  const Vec entropy_value = of_rows(terms.entropy_value);
+  W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
+    const Vec log_p = v - lse;
+    const Vec p = exponential(log_p);
+    Vec d = softmax * p;
+    if (in.entropy) d = d - where(p == Vec(0), Vec(0), entropy * p * (log_p + entropy_value));
+    Vec mass = in.u != nullptr ? off * W::per_class(in.u, i, lanes) : off;
+    if (in.masked) mass = where(v == Vec(W::kMinusInfinity), Vec(0), mass);
+    d = d - mass;
+    if (in.q != nullptr) {
+      Vec share = dense * Vec::loadu(in.q + (columns ? i * step : i), lanes);
+      if (in.weight != nullptr) share = share * W::per_class(in.weight, i, lanes);
+      d = d - share;
+    }
+    d.store(W::at(out, out_step, i), static_cast<int>(lanes));
+    if constexpr (!columns) __builtin_prefetch(z + i + n);
+  });
+}
+
+// The same where exp(z - reference) is at hand and nothing but smoothing is wanted: `factor` is the
+// softmax coefficient times exp(reference - lse).
+template <typename acc_t, bool columns>
+void gradient_block(const acc_t* exponentials, int64_t step, int64_t n,
+                    typename Walk<acc_t, columns>::Stat factor,
+                    typename Walk<acc_t, columns>::Stat off, acc_t* out, int64_t out_step) {
+  using W = Walk<acc_t, columns>;
+  using Vec = typename W::Vec;
+  const Vec factors(factor), offs(off);
+  W::each(exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
+    at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
+  });
+}
+
+}  // namespace
+}  // namespace pyext

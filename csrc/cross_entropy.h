@@ -1,0 +1,284 @@
+// Label-smoothing cross-entropy: one kernel for every convention of smoothing.
+//
+// With lse = log sum_c exp z_c over the classes of a row, a target class y and masses t_c,
+//
+//     loss  =  T lse - sum_c t_c z_c,        T = sum_c t_c,
+//     d loss / d z_c  =  T softmax(z)_c - t_c.
+//
+// The masses are  t_c = peak [c = y] w_y + off u_c:  `off` everywhere, `peak` = on - off more at the
+// target (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision").
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/stack.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <tuple>
+
+#include "kernel_stub.h"
+#include "math.h"
+
+namespace pyext {
+
+// How the mass that smoothing takes from the target is spread.
+enum class Smoothing : int {
+  kUniform,  // over all classes, the target included: torch, timm, Szegedy et al.
+  kOthers,   // over the C - 1 other classes
+  kLsr,      // as kOthers, and the target keeps its own share: the masses sum to 1 + off
+  kPrior,    // in proportion to a prior over the classes
+};
+
+template <typename T>
+struct Masses {
+  T peak;  // on - off
+  T off;
+};
+
+// T may be a scalar or an at::Tensor of one value per row. `classes` counts those that share.
+template <typename T, typename Count>
+PYEXT_HOST_DEVICE Masses<T> masses(Smoothing smoothing, const T& eps, const Count& classes) {
+  switch (smoothing) {
+    case Smoothing::kOthers: {
+      const T off = eps / (classes - 1);
+      return {1 - eps - off, off};
+    }
+    case Smoothing::kLsr:
+      return {1 - eps, eps / (classes - 1)};
+    default:
+      return {1 - eps, eps / classes};
+  }
+}
+
+// The masses of one row, weights and the scale of the reduction included.
+template <typename T>
+struct RowMasses {
+  T pick_a;    // at the target (0: the row is ignored, or the target is given as probabilities)
+  T pick_b;    // at the second target of mixup
+  T off;       // times u_c, everywhere
+  T dense;     // times w_c q_c, where the target is given as probabilities q
+  T presence;  // how much this row counts: weighs the z-loss
+};
+
+// What one pass over the logits of a row gives. Sums are taken of z - shift, so that a large common
+// offset of the logits costs no digits.
+template <typename T>
+struct RowSums {
+  T lse;           // log sum exp z
+  T shifted_lse;   // lse - shift
+  T u_sum;         // sum_c u_c
+  T u_dot;         // sum_c u_c (z_c - shift)
+  T dense_sum;     // sum_c w_c q_c
+  T dense_dot;     // sum_c w_c q_c (z_c - shift)
+  T z_a;           // z - shift at the target
+  T z_b;           // z - shift at the second target
+};
+
+// A mass of 0 takes nothing, also from an infinite logit.
+template <typename T>
+PYEXT_HOST_DEVICE T taken(T mass, T value) {
+  return where(mass == T(0), T(0), mass * value);
+}
+
+template <typename T>
+PYEXT_HOST_DEVICE T total_mass(const RowMasses<T>& mass, T u_sum, T dense_sum) {
+  return mass.pick_a + mass.pick_b + mass.off * u_sum + taken(mass.dense, dense_sum);
+}
+
+template <typename T>
+PYEXT_HOST_DEVICE T row_loss(const RowMasses<T>& mass, const RowSums<T>& sums, T z_loss) {
+  const T total = total_mass(mass, sums.u_sum, sums.dense_sum);
+  const T expected = taken(mass.pick_a, sums.z_a) + taken(mass.pick_b, sums.z_b) +
+                     taken(mass.off, sums.u_dot) + taken(mass.dense, sums.dense_dot);
+  return taken(total, sums.shifted_lse) - expected +
+         taken(mass.presence * z_loss, sums.lse * sums.lse);
+}
+
+// The coefficient of softmax(z)_c in the gradient of row_loss.
+template <typename T>
+PYEXT_HOST_DEVICE T softmax_coefficient(T total, T presence, T z_loss, T lse) {
+  return total + taken(2 * presence * z_loss, lse);
+}
+
+// z = cap tanh(scale x / cap), or scale x without a cap (cap = 0); and dz/dx from z.
+template <typename T>
+PYEXT_HOST_DEVICE T transformed_logit(T x, T scale, T cap, bool capped) {
+  return capped ? cap * hyperbolic_tangent(x * scale / cap) : x * scale;
+}
+template <typename T>
+PYEXT_HOST_DEVICE T transformed_logit_derivative(T z, T scale, T cap, bool capped) {
+  if (!capped) return scale;
+  const T ratio = z / cap;
+  return scale * (T(1) - ratio * ratio);
+}
+
+// ---- the op, for C++ callers ---------------------------------------------------------------
+
+// The arguments of torch.nn.functional.cross_entropy and what pyext adds; see pyext.cross_entropy.
+struct CrossEntropyOptions {
+  std::optional<at::Tensor> weight;  // (C)
+  int64_t ignore_index = -100;
+  std::string reduction = "mean";
+  double label_smoothing = 0.0;
+  std::string smoothing = "uniform";
+  std::optional<at::Tensor> row_smoothing;  // one epsilon per row, instead of label_smoothing
+  std::optional<at::Tensor> prior;          // (C), when smoothing is "prior"
+  std::optional<at::Tensor> target_b;       // second target of mixup
+  double lam = 1.0;                         // weight of the first one
+  std::optional<at::Tensor> row_lam;        // one lam per row, instead of lam
+  double z_loss = 0.0;
+  double logit_scale = 1.0;
+  std::optional<double> softcap;
+  bool masked = false;
+  bool validate = false;
+  bool return_stats = false;
+  std::optional<at::ScalarType> out_dtype;
+
+  static constexpr size_t kCount = 17;
+  static CrossEntropyOptions from(const torch::jit::Stack& stack);  // its last kCount values
+  void push_to(torch::jit::Stack& stack) const;
+};
+
+struct CrossEntropyOutputs {
+  at::Tensor loss;
+  at::Tensor lse;              // per row, in the dtype of the arithmetic
+  at::Tensor entropy;          // per row; this and the next two are empty without return_stats
+  at::Tensor target_log_prob;  // per row
+  at::Tensor argmax;           // per row
+};
+
+CrossEntropyOutputs cross_entropy(const at::Tensor& input, const at::Tensor& target,
+                                  const CrossEntropyOptions& options);
+
+// The gradient in the logits, from those in the loss, the lse and the entropy (undefined: zero).
+at::Tensor cross_entropy_backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
+                                  const at::Tensor& grad_entropy, const at::Tensor& input,
+                                  const at::Tensor& target, const at::Tensor& lse,
+                                  const at::Tensor& entropy, const CrossEntropyOptions& options);
+
+// ---- below the dispatcher ------------------------------------------------------------------
+
+// The device entries themselves, for the Autograd key, which asks the forward pass for the gradient
+// too (`gradient`, of sum or mean reductions) or gives the backward pass a buffer to write into.
+CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const at::Tensor& target,
+                                                const CrossEntropyOptions& options,
+                                                at::Tensor* gradient);
+at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
+                                        const at::Tensor& grad_entropy, const at::Tensor& input,
+                                        const at::Tensor& target, const at::Tensor& lse,
+                                        const at::Tensor& entropy,
+                                        const CrossEntropyOptions& options, at::Tensor buffer);
+
+// The scale of each target's rows: 1, or one over their summed weights for the mean. Made of ATen
+// ops, so it can be traced; shape (2).
+at::Tensor cross_entropy_scales(const at::Tensor& target, const CrossEntropyOptions& options,
+                                int64_t rows, const at::Tensor& weight, at::ScalarType dtype);
+
+Smoothing smoothing_from(const std::string& name);
+
+// Where a row begins in each operand: rows are numbered over all axes but the class axis.
+struct RowLayout {
+  enum Operand { kInput, kProbabilities, kGradient, kOperands };
+  static constexpr int kMaxDims = 8;
+
+  int dims = 0;
+  int64_t sizes[kMaxDims] = {};
+  int64_t strides[kOperands][kMaxDims] = {};
+  int64_t class_stride[kOperands] = {};
+
+  PYEXT_HOST_DEVICE int64_t offset(Operand operand, int64_t row) const {
+    int64_t result = 0;
+    for (int d = dims - 1; d > 0; --d) {
+      result += row % sizes[d] * strides[operand][d];
+      row /= sizes[d];
+    }
+    return dims > 0 ? result + row * strides[operand][0] : 0;
+  }
+};
+
+// What both kernels read. Arrays of `void` are of the arithmetic type: float, or double for double
+// logits. Null pointers stand for ones (weights), for label_smoothing, for lam.
+struct CrossEntropyProblem {
+  int64_t rows = 0;
+  int64_t classes = 0;
+  RowLayout layout;
+  at::ScalarType dtype = at::kFloat;
+  at::ScalarType probabilities_dtype = at::kFloat;
+  const void* input = nullptr;
+  const int64_t* target = nullptr;    // one per row, or null: probabilities
+  const int64_t* target_b = nullptr;  // mixup only
+  const void* probabilities = nullptr;
+  const void* weight = nullptr;         // w, (C)
+  const void* prior = nullptr;          // (C)
+  const void* class_mass = nullptr;     // u, (C): weight times prior
+  const void* row_smoothing = nullptr;  // (rows)
+  const void* row_lam = nullptr;        // (rows)
+  const void* scales = nullptr;         // (2)
+  const void* class_mass_sum = nullptr;  // sum_c u_c, (1); null where u is all ones
+  double label_smoothing = 0.0;
+  double lam = 1.0;
+  double z_loss = 0.0;
+  double logit_scale = 1.0;
+  double softcap = 0.0;
+  Smoothing smoothing = Smoothing::kUniform;
+  int64_t ignore_index = -100;
+  bool masked = false;
+  bool capped = false;
+};
+
+// Either pointer group may be null. Everything is per row, but for the gradient.
+struct CrossEntropyResults {
+  void* loss = nullptr;
+  void* lse = nullptr;
+  void* entropy = nullptr;
+  void* target_log_prob = nullptr;
+  int64_t* argmax = nullptr;
+  void* gradient = nullptr;
+};
+
+struct CrossEntropyCotangents {
+  const void* loss = nullptr;
+  int64_t loss_stride = 0;  // 0: one value for all rows
+  const void* lse = nullptr;
+  const void* entropy = nullptr;
+  const void* saved_lse = nullptr;
+  const void* saved_entropy = nullptr;
+};
+
+// The masses of row `row`. `shared` is the number of classes that share the smoothing (C unless
+// masked) or, for a prior, the sum of their prior. An index out of range is not read with (CUDA).
+template <typename T>
+PYEXT_HOST_DEVICE RowMasses<T> row_masses(const CrossEntropyProblem& p, int64_t row, T shared) {
+  const T* weight = static_cast<const T*>(p.weight);
+  const T* scales = static_cast<const T*>(p.scales);
+  const T eps = p.row_smoothing ? static_cast<const T*>(p.row_smoothing)[row]
+                                : static_cast<T>(p.label_smoothing);
+  const Masses<T> mass = masses(p.smoothing, eps, shared);
+  const T off = eps == T(0) ? T(0) : mass.off;
+  if (p.target == nullptr) return {T(0), T(0), off * scales[0], mass.peak * scales[0], scales[0]};
+  T lam = T(1);
+  if (p.target_b != nullptr) {
+    lam = p.row_lam ? static_cast<const T*>(p.row_lam)[row] : static_cast<T>(p.lam);
+  }
+  T pick[2] = {T(0), T(0)};
+  T presence = T(0);
+  const int64_t* targets[2] = {p.target, p.target_b};
+  const T lams[2] = {lam, T(1) - lam};
+  for (int k = 0; k < 2; ++k) {
+    if (targets[k] == nullptr) continue;
+    const int64_t y = targets[k][row];
+    if (y == p.ignore_index || y < 0 || y >= p.classes) continue;
+    const T share = lams[k] * scales[k];
+    pick[k] = share * mass.peak * (weight ? weight[y] : T(1));
+    presence += share;
+  }
+  return {pick[0], pick[1], off * presence, T(0), presence};
+}
+
+extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)>
+    cross_entropy_stub;
+extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyCotangents&, void*)>
+    cross_entropy_backward_stub;
+
+}  // namespace pyext
