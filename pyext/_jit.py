@@ -19,12 +19,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
-from pyext import _cache, _libraries, _toolchain
+from pyext import _cache, _compile, _libraries, _toolchain
 from pyext._libraries import Library
+from pyext._progress import BuildProgress
 from pyext._toolchain import Compiler, LoadError
 
 _FACTS = "facts.json"
@@ -113,7 +114,16 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         sets = [*facts["instruction_sets"], *target.instruction_sets]
         sets = [name for name in _libraries.instruction_sets(root) if name in sets]
         libraries = _libraries.libraries(root, sets, cuda=bool(target.cuda))
-        _compile(libraries, root, work, compiler, ninja, target, lock.fileno(), verbose)
+        title = f"compiling for torch {torch.__version__}, {', '.join(sets)}"
+        title += f", CUDA {', '.join(target.cuda)}" if target.cuda else ""
+        log = work / "build.log"
+        steps = {library.name: len(library.sources) + 1 for library in libraries}
+        request = {"sys_path": sys.path, "libraries": [_arguments(one, work) for one in libraries]}
+        (work / "request.json").write_text(json.dumps(request, indent=2))
+        environment = os.environ | _environment(compiler, ninja, target)
+        with BuildProgress(steps, title) as progress:
+            if _run(work / "request.json", environment, lock, log, progress, verbose) != 0:
+                raise _failure(log, compiler)
         if _libraries.identity(root, torch.__version__) != identity:
             raise LoadError("The sources changed while pyext was compiled.", "Import pyext again.")
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -129,70 +139,57 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
     return folder
 
 
-def _compile(
-    libraries: Sequence[Library],
-    root: Path,
-    work: Path,
-    compiler: Compiler,
-    ninja: str,
-    target: Target,
-    lock: int,
-    verbose: bool,
-) -> None:
-    """Runs `_compile.py` and follows its log."""
-    from pyext._progress import BuildProgress
-
-    request = work / "request.json"
-    request.write_text(
-        json.dumps(
-            {
-                "sys_path": sys.path,
-                "libraries": [_arguments(library, work) for library in libraries],
-            },
-            indent=2,
-        )
-    )
-    environment = os.environ | {
+def _environment(compiler: Compiler, ninja: str, target: Target) -> dict[str, str]:
+    """What `_compile.py` finds its tools by."""
+    variables = {
         "CXX": compiler.command,
         "LC_ALL": "C",  # errors are searched for in English
         "NINJA_STATUS": "[%f/%t] ",
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(ninja).parent)]),
     }
-    if target.cuda:
-        toolkit = _toolchain.find_cuda()
-        environment["CUDA_HOME"] = str(toolkit.home) if toolkit else ""
-        environment["TORCH_CUDA_ARCH_LIST"] = ";".join(target.cuda)
-    log = work / "build.log"
-    steps = {library.name: len(library.sources) + 1 for library in libraries}
-    title = f"compiling for torch {torch.__version__}, {', '.join(target.instruction_sets)}"
-    title += f", CUDA {', '.join(target.cuda)}" if target.cuda else ""
-    with BuildProgress(steps, title) as progress:
-        with log.open("w") as output, log.open() as lines:
-            # The log is a file and not a pipe, and the lock is handed down (as standard input,
-            # which reaches ninja too): when this process is killed the build goes on, and the next
-            # import waits for it and uses what it has compiled.
-            child = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("_compile.py")), str(request)],
-                stdin=lock,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
-            try:
-                running = True
-                while running:
-                    running = child.poll() is None
-                    for line in lines:
-                        progress.read(line)
-                        if verbose:
-                            sys.stderr.write(line)
-                    time.sleep(0.05 if running else 0)
-            except BaseException:  # Ctrl-C ends the compilers too
-                os.killpg(child.pid, signal.SIGTERM)
-                raise
-        if child.returncode != 0:
-            raise _failure(log, compiler)
+    toolkit = _toolchain.find_cuda() if target.cuda else None
+    if toolkit:
+        variables["CUDA_HOME"] = str(toolkit.home)
+        variables["TORCH_CUDA_ARCH_LIST"] = ";".join(target.cuda)
+    return variables
+
+
+def _run(
+    request: Path,
+    environment: dict[str, str],
+    lock: IO[str],
+    log: Path,
+    progress: BuildProgress,
+    verbose: bool,
+) -> int:
+    """Runs `_compile.py`, follows its log, and returns its exit code."""
+    with log.open("w") as output, log.open() as lines:
+        # The log is a file and not a pipe, and the lock is handed down (as standard input, which
+        # reaches ninja too): when this process is killed the build goes on, and the next import
+        # waits for it and uses what it has compiled.
+        child = subprocess.Popen(
+            [sys.executable, str(Path(_compile.__file__)), str(request)],
+            stdin=lock,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            running = True
+            while running:
+                running = child.poll() is None
+                for line in lines:
+                    progress.read(line)
+                    if verbose:
+                        sys.stderr.write(line)
+                if running:
+                    time.sleep(0.05)
+        except BaseException:  # Ctrl-C ends the compilers too
+            os.killpg(child.pid, signal.SIGTERM)
+            child.wait()
+            raise
+    return child.returncode
 
 
 def _arguments(library: Library, work: Path) -> dict[str, Any]:

@@ -133,6 +133,12 @@ def _cannot_open(folder: Path, error: Exception) -> LoadError:
             "it (conda: `conda install -c conda-forge libstdcxx-ng`), or set CXX to an older "
             "compiler and build again.",
         )
+    if "failed to map segment" in str(error):
+        return LoadError(
+            problem,
+            "The folder's file system does not allow programs (mounted noexec): set PYEXT_CACHE to "
+            "a folder on another one.",
+        )
     if folder == PACKAGE:
         again = "`pip install --force-reinstall --no-deps --no-build-isolation` pyext"
     else:
