@@ -7,6 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyext.ops import _cross_entropy_vmap  # noqa: F401  registers the batching rules
+from pyext.ops._arguments import by_name
+
 __all__ = ["CrossEntropyStats", "cross_entropy", "mixup_cross_entropy"]
 
 
@@ -241,23 +244,16 @@ def _arithmetic_dtype(input: Tensor) -> torch.dtype:
 
 
 @torch.library.register_fake("pyext::cross_entropy")
-def _(
-    input: Tensor,
-    target: Tensor,
-    weight: Tensor | None = None,
-    ignore_index: int = -100,
-    reduction: str = "mean",
-    label_smoothing: float = 0.0,
-    *,
-    return_stats: bool = False,
-    out_dtype: torch.dtype | None = None,
-    **options: object,
-) -> tuple[Tensor, ...]:
+def _(input: Tensor, target: Tensor, *values: object, **keywords: object) -> tuple[Tensor, ...]:
+    op = torch.ops.pyext.cross_entropy.default
+    options = by_name(op, (input, target, *values), keywords)
     dtype = _arithmetic_dtype(input)
     rows = _row_shape(input)
-    stats_rows = rows if return_stats else [0]
+    stats_rows = rows if options["return_stats"] else [0]
     return (
-        input.new_empty(rows if reduction == "none" else [], dtype=out_dtype or dtype),
+        input.new_empty(
+            rows if options["reduction"] == "none" else [], dtype=options["out_dtype"] or dtype
+        ),
         input.new_empty(rows, dtype=dtype),
         input.new_empty(stats_rows, dtype=dtype),
         input.new_empty(stats_rows, dtype=dtype),
@@ -271,7 +267,7 @@ def _(
     grad_lse: Tensor | None,
     grad_entropy: Tensor | None,
     input: Tensor,
-    *arguments: object,
-    **options: object,
+    *values: object,
+    **keywords: object,
 ) -> Tensor:
     return torch.empty_like(input)

@@ -1,5 +1,7 @@
 """The signed square root, the pointwise op of bilinear pooling."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -78,17 +80,19 @@ def _(grad: Tensor, result: Tensor) -> Tensor:
 
 
 @torch.library.register_vmap("pyext::signed_sqrt")
-def _(info, in_dims, self: Tensor, eps: float = 1e-5):
+def _(info: Any, in_dims: tuple[int, None], self: Tensor, eps: float = 1e-5) -> tuple[Tensor, int]:
     return torch.ops.pyext.signed_sqrt.default(self, eps), in_dims[0]
 
 
 @torch.library.register_vmap("pyext::signed_sqrt_")
-def _(info, in_dims, self: Tensor, eps: float = 1e-5):
+def _(info: Any, in_dims: tuple[int, None], self: Tensor, eps: float = 1e-5) -> tuple[Tensor, int]:
     return torch.ops.pyext.signed_sqrt_.default(self, eps), in_dims[0]
 
 
 @torch.library.register_vmap("pyext::signed_sqrt_backward")
-def _(info, in_dims, grad: Tensor, result: Tensor):
+def _(
+    info: Any, in_dims: tuple[int | None, int | None], grad: Tensor, result: Tensor
+) -> tuple[Tensor, int]:
     grad_dim, result_dim = in_dims
     grad = grad.movedim(grad_dim, 0) if grad_dim is not None else grad.unsqueeze(0)
     result = result.movedim(result_dim, 0) if result_dim is not None else result.unsqueeze(0)
