@@ -193,10 +193,9 @@ def gpu_architectures() -> list[str]:
 def first_error(log: str) -> str:
     """The line of a build log that says what went wrong first."""
     patterns = (
-        r"^.*\b(?:fatal )?error\b: .*$",  # compiler, nvcc, ninja
-        r"^.*(?:undefined reference|cannot find -l).*$",  # linker
-        r"^FAILED: .*\n(?:.*\n)*?(?!\S*(?:c\+\+|g\+\+|nvcc|clang)).*$",
-        r"^\w*Error: .*$",  # Python
+        # compiler, nvcc, ninja, linker; collect2 only reports that the linker failed
+        r"^(?!collect2).*(?:\berror: |undefined reference to|cannot find -l).*$",
+        r"^[\w.]*Error: .*$",  # Python
     )
     for pattern in patterns:
         found = re.search(pattern, log, re.MULTILINE)
