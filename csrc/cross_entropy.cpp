@@ -1,11 +1,11 @@
 // Cross-entropy: from arguments to what the kernels read, and the device entries.
 #include "cross_entropy.h"
 
+#include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/Parallel.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ATen.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>
 
@@ -53,8 +53,8 @@ at::Tensor as_indices(const at::Tensor& target) { return target.to(at::kLong).co
 
 // Merges neighbouring axes that every operand steps through evenly. Returns false when more axes
 // are left than a layout holds.
-bool lay_out(RowLayout& layout, std::initializer_list<std::pair<RowLayout::Operand, at::Tensor>>
-                                    operands) {
+bool lay_out(RowLayout& layout,
+             std::initializer_list<std::pair<RowLayout::Operand, at::Tensor>> operands) {
   const auto& first = operands.begin()->second;
   const int64_t class_axis = first.dim() > 1 ? 1 : 0;
   layout.dims = 0;
@@ -63,8 +63,7 @@ bool lay_out(RowLayout& layout, std::initializer_list<std::pair<RowLayout::Opera
     const int last = layout.dims - 1;
     bool merges = last >= 0;
     for (const auto& [operand, tensor] : operands) {
-      merges = merges &&
-               layout.strides[operand][last] == tensor.stride(axis) * tensor.size(axis);
+      merges = merges && layout.strides[operand][last] == tensor.stride(axis) * tensor.size(axis);
     }
     if (!merges && layout.dims == RowLayout::kMaxDims) return false;
     const int d = merges ? last : layout.dims++;
@@ -293,9 +292,8 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
   const auto dtype = arithmetic_type(input);
   const auto per_row = [&](const char* argument, const at::Tensor& values) {
     if (!values.defined()) return values;
-    TORCH_CHECK_VALUE(values.sizes() == at::IntArrayRef(rows),
-                      "cross_entropy_backward: expected ", argument, " of shape ",
-                      at::IntArrayRef(rows), ", got ", values.sizes());
+    TORCH_CHECK_VALUE(values.sizes() == at::IntArrayRef(rows), "cross_entropy_backward: expected ",
+                      argument, " of shape ", at::IntArrayRef(rows), ", got ", values.sizes());
     return values.to(dtype).contiguous();
   };
   const bool one_for_all = grad_loss.defined() && o.reduction != "none";
@@ -323,8 +321,7 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
 
 CrossEntropyOutputs cross_entropy(const at::Tensor& input, const at::Tensor& target,
                                   const CrossEntropyOptions& options) {
-  static const auto op =
-      c10::Dispatcher::singleton().findSchemaOrThrow("pyext::cross_entropy", "");
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("pyext::cross_entropy", "");
   torch::jit::Stack stack{input, target};
   options.push_to(stack);
   op.callBoxed(stack);
@@ -349,8 +346,8 @@ namespace {
 void forward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::last(*stack, 2 + CrossEntropyOptions::kCount);
   const auto options = CrossEntropyOptions::from(*stack);
-  auto out = cross_entropy_forward_entry(arguments[0].toTensor(), arguments[1].toTensor(),
-                                         options, nullptr);
+  auto out = cross_entropy_forward_entry(arguments[0].toTensor(), arguments[1].toTensor(), options,
+                                         nullptr);
   torch::jit::drop(*stack, 2 + CrossEntropyOptions::kCount);
   torch::jit::push(*stack, std::move(out.loss), std::move(out.lse), std::move(out.entropy),
                    std::move(out.target_log_prob), std::move(out.argmax));

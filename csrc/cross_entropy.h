@@ -5,8 +5,8 @@
 //     loss  =  T lse - sum_c t_c z_c,        T = sum_c t_c,
 //     d loss / d z_c  =  T softmax(z)_c - t_c.
 //
-// The masses are  t_c = peak [c = y] w_y + off u_c:  `off` everywhere, `peak` = on - off more at the
-// target (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision").
+// The masses are  t_c = peak [c = y] w_y + off u_c:  `off` everywhere, `peak` = on - off more at
+// the target (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision").
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -65,14 +65,14 @@ struct RowMasses {
 // offset of the logits costs no digits.
 template <typename T>
 struct RowSums {
-  T lse;           // log sum exp z
-  T shifted_lse;   // lse - shift
-  T u_sum;         // sum_c u_c
-  T u_dot;         // sum_c u_c (z_c - shift)
-  T dense_sum;     // sum_c w_c q_c
-  T dense_dot;     // sum_c w_c q_c (z_c - shift)
-  T z_a;           // z - shift at the target
-  T z_b;           // z - shift at the second target
+  T lse;          // log sum exp z
+  T shifted_lse;  // lse - shift
+  T u_sum;        // sum_c u_c
+  T u_dot;        // sum_c u_c (z_c - shift)
+  T dense_sum;    // sum_c w_c q_c
+  T dense_dot;    // sum_c w_c q_c (z_c - shift)
+  T z_a;          // z - shift at the target
+  T z_b;          // z - shift at the second target
 };
 
 // A mass of 0 takes nothing, also from an infinite logit.
@@ -209,12 +209,12 @@ struct CrossEntropyProblem {
   const int64_t* target = nullptr;    // one per row, or null: probabilities
   const int64_t* target_b = nullptr;  // mixup only
   const void* probabilities = nullptr;
-  const void* weight = nullptr;         // w, (C)
-  const void* prior = nullptr;          // (C)
-  const void* class_mass = nullptr;     // u, (C): weight times prior
-  const void* row_smoothing = nullptr;  // (rows)
-  const void* row_lam = nullptr;        // (rows)
-  const void* scales = nullptr;         // (2)
+  const void* weight = nullptr;          // w, (C)
+  const void* prior = nullptr;           // (C)
+  const void* class_mass = nullptr;      // u, (C): weight times prior
+  const void* row_smoothing = nullptr;   // (rows)
+  const void* row_lam = nullptr;         // (rows)
+  const void* scales = nullptr;          // (2)
   const void* class_mass_sum = nullptr;  // sum_c u_c, (1); null where u is all ones
   double label_smoothing = 0.0;
   double lam = 1.0;
@@ -276,8 +276,7 @@ PYEXT_HOST_DEVICE RowMasses<T> row_masses(const CrossEntropyProblem& p, int64_t 
   return {pick[0], pick[1], off * presence, T(0), presence};
 }
 
-extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)>
-    cross_entropy_stub;
+extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)> cross_entropy_stub;
 extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyCotangents&, void*)>
     cross_entropy_backward_stub;
 

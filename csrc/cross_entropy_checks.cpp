@@ -1,8 +1,8 @@
 // The checks of cross_entropy; the table of bad input is in the docstring of pyext.cross_entropy.
 #include "cross_entropy_checks.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/util/irange.h>
 
 #include <atomic>
@@ -43,8 +43,7 @@ void check_per_row(const char* argument, const at::Tensor& tensor, const at::Ten
   const bool per_sample = !rows.empty() && tensor.dim() == 1 && tensor.size(0) == rows[0];
   TORCH_CHECK_VALUE(per_sample || tensor.sizes() == rows, "cross_entropy: expected ", argument,
                     " with one value per sample or row, shape ",
-                    rows.empty() ? rows : rows.slice(0, 1), " or ", rows, ", got ",
-                    tensor.sizes());
+                    rows.empty() ? rows : rows.slice(0, 1), " or ", rows, ", got ", tensor.sizes());
   check_device(argument, tensor, input);
   if (read_values && tensor.numel() > 0) {
     TORCH_CHECK_VALUE(at::all(tensor.ge(0).logical_and(tensor.le(1))).item<bool>(),
@@ -101,9 +100,10 @@ void check_arguments(const at::Tensor& input, const at::Tensor& target,
                     "cross_entropy: expected reduction to be 'mean', 'sum' or 'none', got '",
                     o.reduction, "'");
   const auto smoothing = smoothing_from(o.smoothing);
-  TORCH_CHECK_VALUE(classes > 1 || (smoothing != Smoothing::kOthers && smoothing != Smoothing::kLsr),
-                    "cross_entropy: expected two classes or more for smoothing='", o.smoothing,
-                    "', got input of shape ", input.sizes());
+  TORCH_CHECK_VALUE(
+      classes > 1 || (smoothing != Smoothing::kOthers && smoothing != Smoothing::kLsr),
+      "cross_entropy: expected two classes or more for smoothing='", o.smoothing,
+      "', got input of shape ", input.sizes());
   TORCH_CHECK_VALUE(o.prior.has_value() == (smoothing == Smoothing::kPrior),
                     "cross_entropy: expected prior with smoothing='prior' and with no other, got "
                     "smoothing='",

@@ -21,7 +21,8 @@ inline void advise_huge_pages(const at::Tensor& fresh) {
   const auto first = (begin + kHugePage - 1) / kHugePage * kHugePage;
   const auto last = end / kHugePage * kHugePage;
   // Advice only: where the kernel declines, the pages stay small.
-  if (first + kHugePage < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+  if (first + kHugePage < last)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 #else
   (void)fresh;
 #endif

@@ -32,8 +32,7 @@ void open_library(const std::filesystem::path& file) {
 
 void load_cpu_kernels(const std::filesystem::path& folder) {
   constexpr std::array<const char*, 3> best_first{"AVX512", "AVX2", "DEFAULT"};
-  const auto wanted =
-      std::find(best_first.begin(), best_first.end(), at::get_cpu_capability());
+  const auto wanted = std::find(best_first.begin(), best_first.end(), at::get_cpu_capability());
   // A capability unknown here (SVE, VSX) is served by the plain library.
   auto candidate = wanted == best_first.end() ? std::prev(best_first.end()) : wanted;
   for (; candidate != best_first.end(); ++candidate) {

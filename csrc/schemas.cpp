@@ -8,7 +8,7 @@ namespace {
 // What cross_entropy and its backward share: csrc/cross_entropy_options.cpp reads them in order.
 const std::string kCrossEntropyOptions =
     "Tensor? weight=None, int ignore_index=-100, str reduction=\"mean\", "
-    "float label_smoothing=0.0, *, str smoothing=\"uniform\", Tensor? row_smoothing=None, "
+    "float label_smoothing=0.0, str smoothing=\"uniform\", Tensor? row_smoothing=None, "
     "Tensor? prior=None, Tensor? target_b=None, float lam=1.0, Tensor? row_lam=None, "
     "float z_loss=0.0, float logit_scale=1.0, float? softcap=None, bool masked=False, "
     "bool validate=False, bool return_stats=False, ScalarType? out_dtype=None";
@@ -29,9 +29,9 @@ TORCH_LIBRARY(pyext, m) {
   // Cross-entropy with label smoothing, mixup, z-loss and soft-capped logits. lse, entropy,
   // target_log_prob and argmax are per row; all but lse are empty without return_stats.
   op("cross_entropy(Tensor input, Tensor target, " + kCrossEntropyOptions +
-            ") -> (Tensor loss, Tensor lse, Tensor entropy, Tensor target_log_prob, "
-            "Tensor argmax)");
+     ") -> (Tensor loss, Tensor lse, Tensor entropy, Tensor target_log_prob, "
+     "Tensor argmax)");
   op("cross_entropy_backward(Tensor? grad_loss, Tensor? grad_lse, Tensor? grad_entropy, "
-        "Tensor input, Tensor target, Tensor lse, Tensor entropy, " +
-            kCrossEntropyOptions + ") -> Tensor");
+     "Tensor input, Tensor target, Tensor lse, Tensor entropy, " +
+     kCrossEntropyOptions + ") -> Tensor");
 }

@@ -5,14 +5,13 @@
 // hands it out if the loss is the end of the graph (its cotangent is 1), and otherwise recomputes
 // it, scaled, into the same memory. float16 always takes the separate backward: its gradients need
 // the scale of GradScaler before they are rounded.
-#include "autograd/cross_entropy_algebra.h"
-
 #include <ATen/ATen.h>
 #include <ATen/SavedTensorHooks.h>
 #include <torch/library.h>
 
 #include <array>
 
+#include "autograd/cross_entropy_algebra.h"
 #include "autograd/node.h"
 
 namespace pyext {
@@ -66,14 +65,15 @@ struct CrossEntropyBackward : OpNode {
     variable_list out(2);
     if (!grad_loss.defined() && !grad_lse.defined() && !grad_entropy.defined()) return out;
     const bool only_loss = grad_loss.defined() && !grad_lse.defined() && !grad_entropy.defined();
-    const bool may_use_formed = formed.defined() && only_loss && !at::GradMode::is_enabled() &&
-                                is_plain_cpu(grad_loss);
+    const bool may_use_formed =
+        formed.defined() && only_loss && !at::GradMode::is_enabled() && is_plain_cpu(grad_loss);
     if (may_use_formed && grad_loss.item<double>() == 1.0) {
       out[0] = std::move(formed);
       return out;
     }
     const auto input = unpack(saved.input), target = unpack(saved.target), lse_ = unpack(lse);
-    const auto entropy_ = saved.options.return_stats ? unpack(entropy) : at::empty({0}, lse_.options());
+    const auto entropy_ =
+        saved.options.return_stats ? unpack(entropy) : at::empty({0}, lse_.options());
     const auto options = saved.unpacked_options(*this);
     if (may_use_formed) {
       out[0] = cross_entropy_backward_entry(grad_loss, {}, {}, input, target, lse_, entropy_,
@@ -112,7 +112,8 @@ struct CrossEntropyBackwardBackward : OpNode {
     const auto input = unpack(saved.input), target = unpack(saved.target);
     const auto lse_ = unpack(lse), entropy_ = unpack(entropy);
     const auto options = saved.unpacked_options(*this);
-    const auto loss = unpack(grad_loss), of_lse = unpack(grad_lse), of_entropy = unpack(grad_entropy);
+    const auto loss = unpack(grad_loss), of_lse = unpack(grad_lse),
+               of_entropy = unpack(grad_entropy);
     const CrossEntropyAlgebra algebra(input, target, options);
     // The gradient is linear in its cotangents, so a cotangent of ones gives its derivative.
     const auto along = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
@@ -129,10 +130,10 @@ struct CrossEntropyBackwardBackward : OpNode {
                    .to(of_entropy.scalar_type());
     }
     if (task_should_compute_output(3)) {
-      const auto gradient =
-          options.softcap ? cross_entropy_backward(loss, of_lse, of_entropy, input, target, lse_,
-                                                   entropy_, options)
-                          : at::Tensor();
+      const auto gradient = options.softcap
+                                ? cross_entropy_backward(loss, of_lse, of_entropy, input, target,
+                                                         lse_, entropy_, options)
+                                : at::Tensor();
       out[3] = algebra.hessian_times(v, loss, of_lse, of_entropy, gradient);
     }
     if (loss.defined() && task_should_compute_output(4)) {
@@ -154,9 +155,9 @@ struct CrossEntropyBackwardBackward : OpNode {
 
 bool forms_gradient(const at::Tensor& input, const at::Tensor& target,
                     const CrossEntropyOptions& options) {
-  return options.reduction != "none" && !options.return_stats &&
-         input.scalar_type() != at::kHalf && input.requires_grad() && !target.requires_grad() &&
-         is_plain_cpu(input) && is_plain_cpu(target) &&
+  return options.reduction != "none" && !options.return_stats && input.scalar_type() != at::kHalf &&
+         input.requires_grad() && !target.requires_grad() && is_plain_cpu(input) &&
+         is_plain_cpu(target) &&
          // Checkpointing and offloading want little to be kept: they hook what is saved.
          !at::SavedTensorDefaultHooks::get_hooks().has_value();
 }
@@ -169,6 +170,32 @@ void check_differentiable(const CrossEntropyOptions& options) {
   check(options.row_smoothing, "label_smoothing");
   check(options.prior, "smoothing");
   check(options.row_lam, "lam");
+}
+
+void set_tangents(const CrossEntropyOutputs& out, const at::Tensor& input, const at::Tensor& target,
+                  const CrossEntropyOptions& options) {
+  const auto x = primal_of(input), q = primal_of(target);
+  const CrossEntropyAlgebra algebra(x, q, options);
+  const auto ones = at::ones_like(out.loss);
+  auto loss = at::zeros_like(out.loss);
+  at::Tensor lse, entropy;
+  if (has_tangent(input)) {
+    const auto v = tangent_of(input);
+    const auto along = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
+      return cross_entropy_backward(a, b, c, x, q, out.lse, out.entropy, options) * v;
+    };
+    loss = algebra.sum_to_loss(along(ones, {}, {}));
+    lse = algebra.sum_to_rows(along({}, at::ones_like(out.lse), {}));
+    if (options.return_stats) {
+      entropy = algebra.sum_to_rows(along({}, {}, at::ones_like(out.entropy)));
+    }
+  }
+  if (has_tangent(target)) {
+    loss = loss + algebra.sum_to_loss(algebra.probabilities_gradient(ones) * tangent_of(target));
+  }
+  set_tangent(out.loss, loss.to(out.loss.scalar_type()));
+  if (lse.defined()) set_tangent(out.lse, lse);
+  if (entropy.defined()) set_tangent(out.entropy, entropy);
 }
 
 CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
@@ -194,27 +221,7 @@ CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
     }
     node->formed = std::move(gradient);
   }
-  if (has_tangent(input) || has_tangent(target)) {
-    const CrossEntropyAlgebra algebra(input, target, options);
-    auto loss_tangent = at::zeros_like(out.loss);
-    if (has_tangent(input)) {
-      const auto along = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
-        return cross_entropy_backward(a, b, c, input, target, out.lse, out.entropy, options) *
-               tangent_of(input);
-      };
-      loss_tangent = algebra.sum_to_loss(along(at::ones_like(out.loss), {}, {}));
-      set_tangent(out.lse, algebra.sum_to_rows(along({}, at::ones_like(out.lse), {})));
-      if (options.return_stats) {
-        set_tangent(out.entropy, algebra.sum_to_rows(along({}, {}, at::ones_like(out.entropy))));
-      }
-    }
-    if (has_tangent(target)) {
-      loss_tangent = loss_tangent +
-                     algebra.sum_to_loss(algebra.probabilities_gradient(at::ones_like(out.loss)) *
-                                         tangent_of(target));
-    }
-    set_tangent(out.loss, loss_tangent.to(out.loss.scalar_type()));
-  }
+  if (has_tangent(input) || has_tangent(target)) set_tangents(out, input, target, options);
   return out;
 }
 
@@ -225,8 +232,8 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                     const CrossEntropyOptions& options) {
   check_differentiable(options);
   NodePtr owner;
-  auto* node = record<CrossEntropyBackwardBackward>(owner, grad_loss, grad_lse, grad_entropy,
-                                                    input, target);
+  auto* node =
+      record<CrossEntropyBackwardBackward>(owner, grad_loss, grad_lse, grad_entropy, input, target);
   const auto gradient = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return cross_entropy_backward(grad_loss, grad_lse, grad_entropy, input, target, lse, entropy,
@@ -245,25 +252,27 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
     return has_tangent(x) ? tangent_of(x) : at::Tensor();
   };
   const auto loss_tangent = tangent_or_none(grad_loss), lse_tangent = tangent_or_none(grad_lse),
-             entropy_tangent = tangent_or_none(grad_entropy);
+             entropy_tangent = tangent_or_none(grad_entropy),
+             input_tangent = tangent_or_none(input), target_tangent = tangent_or_none(target);
   const bool of_cotangents =
       loss_tangent.defined() || lse_tangent.defined() || entropy_tangent.defined();
-  if (of_cotangents || has_tangent(input) || has_tangent(target)) {
-    const CrossEntropyAlgebra algebra(input, target, options);
-    auto tangent = at::zeros_like(gradient);
-    if (of_cotangents) {
-      tangent = cross_entropy_backward(loss_tangent, lse_tangent, entropy_tangent, input, target,
-                                       lse, entropy, options);
-    }
-    if (has_tangent(input)) {
-      tangent = tangent + algebra.hessian_times(tangent_of(input), grad_loss, grad_lse,
-                                                grad_entropy, gradient);
-    }
-    if (has_tangent(target) && grad_loss.defined()) {
-      tangent = tangent + algebra.gradient_tangent(tangent_of(target), grad_loss);
-    }
-    set_tangent(gradient, tangent);
+  if (!of_cotangents && !input_tangent.defined() && !target_tangent.defined()) return gradient;
+  const auto x = primal_of(input), q = primal_of(target);
+  const CrossEntropyAlgebra algebra(x, q, options);
+  auto tangent = at::zeros_like(gradient);
+  if (of_cotangents) {
+    tangent = cross_entropy_backward(loss_tangent, lse_tangent, entropy_tangent, x, q,
+                                     primal_of(lse), primal_of(entropy), options);
   }
+  if (input_tangent.defined()) {
+    tangent =
+        tangent + algebra.hessian_times(input_tangent, primal_of(grad_loss), primal_of(grad_lse),
+                                        primal_of(grad_entropy), gradient);
+  }
+  if (target_tangent.defined() && grad_loss.defined()) {
+    tangent = tangent + algebra.gradient_tangent(target_tangent, primal_of(grad_loss));
+  }
+  set_tangent(gradient, tangent);
   return gradient;
 }
 

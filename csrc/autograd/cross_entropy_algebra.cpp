@@ -4,9 +4,9 @@
 //   A p v' + 2 zeta <p, v> p - k p (v' (log p + H) + v' + <dH/dz, v>),
 //
 // where zeta is the weight of the z-loss and k the cotangent of the entropy.
-#include <ATen/ATen.h>
-
 #include "autograd/cross_entropy_algebra.h"
+
+#include <ATen/ATen.h>
 
 namespace pyext {
 
@@ -55,21 +55,21 @@ CrossEntropyAlgebra::Rows CrossEntropyAlgebra::rows(const at::Tensor& z) const {
   const auto prior = o.prior ? per_class(*o.prior) : ones;
   const auto kept = o.masked ? z.ne(-INFINITY).to(dtype_) : ones;
   const auto u_sum = (weight * prior * kept).sum(axis_, true);
-  const auto shared = o.prior && !o.masked ? at::ones_like(u_sum)
-                                           : (prior * kept).sum(axis_, true);
+  const auto shared = o.prior && !o.masked ? at::ones_like(u_sum) : (prior * kept).sum(axis_, true);
   const auto mass =
       masses(smoothing_from(o.smoothing), row_values(o.row_smoothing, o.label_smoothing), shared);
-  const auto scales = cross_entropy_scales(
-      target_, o, input_.numel() / input_.size(axis_), o.weight.value_or(at::Tensor()), dtype_);
+  const auto scales = cross_entropy_scales(target_, o, input_.numel() / input_.size(axis_),
+                                           o.weight.value_or(at::Tensor()), dtype_);
   if (at::isFloatingType(target_.scalar_type())) {
     const auto presence = scales[0];
     const auto dense = mass.peak * presence;
     const auto dense_sum = (weight * target_.to(dtype_)).sum(axis_, true);
     return {mass.off * u_sum * presence + dense * dense_sum, presence, dense};
   }
-  const auto lam = o.target_b ? row_values(o.row_lam, o.lam)
-                              : at::ones({}, input_.options().dtype(dtype_));
-  const auto share = [&](const at::Tensor& target, const at::Tensor& part, const at::Tensor& scale) {
+  const auto lam =
+      o.target_b ? row_values(o.row_lam, o.lam) : at::ones({}, input_.options().dtype(dtype_));
+  const auto share = [&](const at::Tensor& target, const at::Tensor& part,
+                         const at::Tensor& scale) {
     return with_class_axis(target.ne(o.ignore_index)) * part * scale;
   };
   const auto weight_of = [&](const at::Tensor& target) {
@@ -113,8 +113,8 @@ at::Tensor CrossEntropyAlgebra::hessian_times(const at::Tensor& v, const at::Ten
     const auto entropy = -(p * finite_log_p).sum(axis_, true);
     const auto offset = finite_log_p + entropy;
     const auto change = -(p * offset * v_z).sum(axis_, true);  // <dH/dz, v>
-    result = result -
-             with_class_axis(grad_entropy.to(dtype_)) * p * (centred * (offset + 1) + change);
+    result =
+        result - with_class_axis(grad_entropy.to(dtype_)) * p * (centred * (offset + 1) + change);
   }
   result = result * derivative;
   if (options_.softcap) {

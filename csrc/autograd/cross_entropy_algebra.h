@@ -37,7 +37,7 @@ class CrossEntropyAlgebra {
 
   at::Tensor with_class_axis(const at::Tensor& rows) const { return rows.unsqueeze(axis_); }
   at::Tensor per_class(const at::Tensor& values) const;
-  at::Tensor logits() const;             // z
+  at::Tensor logits() const;  // z
   at::Tensor logits_derivative(const at::Tensor& z) const;
   at::Tensor row_values(const std::optional<at::Tensor>& values, double otherwise) const;
   at::Tensor loss_cotangent(const at::Tensor& grad_loss) const;

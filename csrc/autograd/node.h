@@ -61,14 +61,17 @@ NodeType* record(NodePtr& owner, const Inputs&... inputs) {
 // dispatcher.
 inline bool is_plain_cpu(const at::Tensor& x) {
   const auto tls = c10::impl::tls_local_dispatch_key_set();
-  const auto keys = ((x.key_set() | tls.included_) - tls.excluded_) &
-                    c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER,
-                                        c10::DispatchKey::ADInplaceOrView);
+  const auto below =
+      c10::DispatchKeySet(c10::DispatchKeySet::FULL_AFTER, c10::DispatchKey::ADInplaceOrView)
+          .remove(c10::DispatchKey::BackendSelect);
+  const auto keys = ((x.key_set() | tls.included_) - tls.excluded_) & below;
   return keys.highestPriorityTypeId() == c10::DispatchKey::CPU;
 }
 
 inline bool has_tangent(const at::Tensor& x) { return torch::autograd::isFwGradDefined(x); }
 inline at::Tensor tangent_of(const at::Tensor& x) { return x._fw_grad(/*level=*/0); }
+// The value without its tangent: what the formula of a tangent is made of.
+inline at::Tensor primal_of(const at::Tensor& x) { return has_tangent(x) ? x._fw_primal(0) : x; }
 inline void set_tangent(const at::Tensor& x, const at::Tensor& tangent, bool in_place = false) {
   x._set_fw_grad(tangent, /*level=*/0, in_place);
 }

@@ -19,6 +19,7 @@ constexpr int64_t kTileRows = 64;
 constexpr int64_t kRowBlock = 2048;     // classes; 8 KiB of float logits stay in the first cache
 constexpr int64_t kColumnBlock = 64;    // classes of 64 rows, 16 KiB
 constexpr int64_t kFewClasses = 32;     // fewer do not fill vectors along a row
+constexpr int64_t kShortRow = 1 << 16;  // classes; logits, exponentials and gradient fit in L2
 constexpr int64_t kElementsPerTask = 1 << 15;
 
 template <typename acc_t, bool columns>
@@ -53,7 +54,8 @@ class Tile {
   void forward(int64_t row, int64_t rows, const CrossEntropyResults& out) {
     begin(row, rows);
     if (out.entropy == nullptr && all_ignored()) {
-      for (int64_t r = 0; r < rows; ++r) write(out.loss, row + r, write(out.lse, row + r, acc_t(0)));
+      for (int64_t r = 0; r < rows; ++r)
+        write(out.loss, row + r, write(out.lse, row + r, acc_t(0)));
       if (out.gradient != nullptr) zero_gradient(out.gradient);
       return;
     }
@@ -68,7 +70,8 @@ class Tile {
         const int64_t lane = g * kGroupRows, c = b * kBlock;
         const Stat reference = sums[g].add_exponentials(
             z.data + lane, z.step, z.classes, smooths && !sums_masses,
-            keeps_exponentials_ ? exponentials_.get() + b * kBlockSize + lane : nullptr, kRows);
+            keeps_exponentials_ ? exponentials_.get() + b * kBlockSize + lane : nullptr, kRows,
+            p_.classes <= kShortRow ? written_in_place(out.gradient, b) : nullptr);
         if (keeps_exponentials_) write_stat(references_.get() + b * kRows + lane, reference);
         if (sums_masses) {
           sums[g].add_masses(z.data + lane, z.step, z.classes, offset_by(u, c),
@@ -173,6 +176,7 @@ class Tile {
     return p_.class_mass_sum ? *array(p_.class_mass_sum) : static_cast<acc_t>(p_.classes);
   }
 
+  bool same_dtype() const { return p_.dtype == c10::CppTypeToScalarType<acc_t>::value; }
   int64_t classes_of(int64_t b) const { return std::min(kBlock, p_.classes - b * kBlock); }
 
   // The values of one operand for block b, in the arithmetic type, at to[class * kRows + row].
@@ -195,7 +199,7 @@ class Tile {
 
   Block load_logits(int64_t b) {
     const int64_t n = classes_of(b);
-    if (!columns && plain_logits_ && p_.dtype == c10::CppTypeToScalarType<acc_t>::value &&
+    if (!columns && plain_logits_ && same_dtype() &&
         p_.layout.class_stride[RowLayout::kInput] == 1) {
       return {array(p_.input) + offset_[RowLayout::kInput] + b * kBlock, kRows, n};
     }
@@ -241,8 +245,8 @@ class Tile {
       const Sums& s = groups[g];
       const Stat log_sum = logarithm(s.sum);
       const int64_t lane = g * kGroupRows;
-      const Stat from_shift = (s.maximum - s.shift) + log_sum;
-      write_stat(lse + lane, s.maximum + log_sum);
+      const Stat from_shift = (s.reference - s.shift) + log_sum;
+      write_stat(lse + lane, s.reference + log_sum);
       write_stat(shifted_lse + lane, from_shift);
       write_stat(shift + lane, s.shift);
       write_stat(u_dot + lane, s.u_dot);
@@ -296,8 +300,8 @@ class Tile {
   void set_terms(int64_t r, const RowMasses<acc_t>& mass, acc_t g, acc_t lse, acc_t u_sum,
                  acc_t dense_sum) {
     const acc_t total = total_mass(mass, u_sum, dense_sum);
-    terms_.softmax[r] = g * softmax_coefficient(total, mass.presence,
-                                                static_cast<acc_t>(p_.z_loss), lse);
+    terms_.softmax[r] =
+        g * softmax_coefficient(total, mass.presence, static_cast<acc_t>(p_.z_loss), lse);
     terms_.off[r] = g * mass.off;
     terms_.dense[r] = g * mass.dense;
     terms_.lse[r] = lse;
@@ -336,14 +340,19 @@ class Tile {
     }
   }
 
+  // Where block b of the gradient begins, if its values can be written there as they are formed.
+  acc_t* written_in_place(void* gradient, int64_t b) const {
+    const bool can = gradient != nullptr && !columns && plain_logits_ && same_dtype() &&
+                     p_.layout.class_stride[RowLayout::kGradient] == 1;
+    if (!can) return nullptr;
+    return static_cast<acc_t*>(gradient) + offset_[RowLayout::kGradient] + b * kBlock;
+  }
+
   // The gradient of block b, formed in float, then rounded and stored once.
   void emit(int64_t b, void* gradient) {
     const int64_t n = classes_of(b), first = b * kBlock;
-    const int64_t class_stride = p_.layout.class_stride[RowLayout::kGradient];
-    const bool in_place = !columns && plain_logits_ && class_stride == 1 &&
-                          p_.dtype == c10::CppTypeToScalarType<acc_t>::value;
-    acc_t* d = in_place ? static_cast<acc_t*>(gradient) + offset_[RowLayout::kGradient] + first
-                        : d_.get();
+    acc_t* const in_place = written_in_place(gradient, b);
+    acc_t* d = in_place != nullptr ? in_place : d_.get();
     Block z{nullptr, kRows, n};
     if (!keeps_exponentials_) {
       z = load_logits(b);
@@ -353,22 +362,21 @@ class Tile {
       const int64_t lane = g * kGroupRows;
       if (keeps_exponentials_) {
         const Stat reference = read_stat(references_.get() + b * kRows + lane);
-        const Stat factor =
-            read_stat(terms_.softmax + lane) * exponential(reference - read_stat(terms_.lse + lane));
+        const Stat factor = read_stat(terms_.softmax + lane) *
+                            exponential(reference - read_stat(terms_.lse + lane));
         gradient_block<acc_t, columns>(exponentials_.get() + b * kBlockSize + lane, kRows, n,
                                        factor, read_stat(terms_.off + lane), d + lane, kRows);
       } else {
         const BlockInputs<acc_t> in{offset_by(array(p_.class_mass), first),
                                     offset_by(array(p_.weight), first),
-                                    q_ != nullptr ? q_.get() + lane : nullptr, p_.masked,
-                                    entropy_};
+                                    q_ != nullptr ? q_.get() + lane : nullptr, p_.masked, entropy_};
         gradient_block<acc_t, columns, kRows>(z.data + lane, z.step, n, terms_, lane, in, d + lane,
                                               kRows);
       }
     }
     subtract_picks(d, first, n, p_.target, pick_a_);
     subtract_picks(d, first, n, p_.target_b, pick_b_);
-    if (in_place) return;
+    if (in_place != nullptr) return;
     if (!plain_logits_) {
       for (int64_t i = 0; i < n * kRows; ++i) {
         d[i] *= transformed_logit_derivative(z.data[i], static_cast<acc_t>(p_.logit_scale),
@@ -394,8 +402,8 @@ class Tile {
       store_run(gradient, p_.dtype, offset, class_stride, n, d);
     } else {
       for (int64_t c = 0; c < n; ++c) {
-        store_run(gradient, p_.dtype, offset + c * class_stride,
-                  row_stride_[RowLayout::kGradient], rows_, d + c * kRows);
+        store_run(gradient, p_.dtype, offset + c * class_stride, row_stride_[RowLayout::kGradient],
+                  rows_, d + c * kRows);
       }
     }
   }
@@ -416,8 +424,7 @@ class Tile {
       if (!ignored(r)) continue;
       if (!zeroed) std::fill_n(d_.get(), kBlock, acc_t(0));
       zeroed = true;
-      const int64_t offset =
-          offset_[RowLayout::kGradient] + r * row_stride_[RowLayout::kGradient];
+      const int64_t offset = offset_[RowLayout::kGradient] + r * row_stride_[RowLayout::kGradient];
       for (int64_t b = 0; b < blocks_; ++b) {
         store_run(gradient, p_.dtype, offset + b * kBlock * stride, stride, classes_of(b),
                   d_.get());
@@ -442,8 +449,7 @@ class Tile {
 // Calls f(tile, first row, rows) for every tile. Tiles never cross the end of the innermost axis.
 template <typename acc_t, bool columns, typename F>
 void for_each_tile(const CrossEntropyProblem& p, bool forward_makes_gradient, const F& f) {
-  const int64_t inner =
-      columns ? p.layout.sizes[p.layout.dims - 1] : 1;
+  const int64_t inner = columns ? p.layout.sizes[p.layout.dims - 1] : 1;
   const int64_t per_run = columns ? (inner + kTileRows - 1) / kTileRows : 1;
   const int64_t tiles = p.rows / inner * per_run;
   const int64_t elements = p.classes * (columns ? std::min(inner, kTileRows) : 1);
@@ -482,16 +488,14 @@ void run(const CrossEntropyProblem& p, bool forward_makes_gradient, const F& f) 
 }
 
 void cross_entropy_kernel(const CrossEntropyProblem& p, const CrossEntropyResults& out) {
-  run(p, out.gradient != nullptr, [&](auto& tile, int64_t row, int64_t rows) {
-    tile.forward(row, rows, out);
-  });
+  run(p, out.gradient != nullptr,
+      [&](auto& tile, int64_t row, int64_t rows) { tile.forward(row, rows, out); });
 }
 
 void cross_entropy_backward_kernel(const CrossEntropyProblem& p, const CrossEntropyCotangents& in,
                                    void* gradient) {
-  run(p, false, [&](auto& tile, int64_t row, int64_t rows) {
-    tile.backward(row, rows, in, gradient);
-  });
+  run(p, false,
+      [&](auto& tile, int64_t row, int64_t rows) { tile.backward(row, rows, in, gradient); });
 }
 
 const RegisterKernel forward(cross_entropy_stub, at::kCPU, &cross_entropy_kernel);

@@ -4,6 +4,7 @@
 // both; only how a vector becomes a statistic of its row differs.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <type_traits>
 
@@ -12,6 +13,10 @@
 
 namespace pyext {
 namespace {
+
+// How far ahead of its use a row is fetched, and its gradient's cache lines are claimed (elements).
+constexpr int64_t kReadAhead = 2048;
+constexpr int64_t kWriteAhead = 512;
 
 template <typename acc_t, bool columns>
 struct Walk {
@@ -41,7 +46,13 @@ struct Walk {
   // The value of a per-class array for class i of the block.
   static Vec per_class(const acc_t* values, int64_t i, int64_t lanes) {
     if constexpr (columns) return Vec(values[i]);
-    return lanes == kSize ? Vec::loadu(values + i) : Vec::set(Vec(0), Vec::loadu(values + i, lanes), lanes);
+    return lanes == kSize ? Vec::loadu(values + i)
+                          : Vec::set(Vec(0), Vec::loadu(values + i, lanes), lanes);
+  }
+
+  static bool any(bool condition) { return condition; }
+  static bool any(const Vec& condition) {
+    return condition.zero_mask() != (1 << kSize) - 1;  // a lane whose bits are not all 0
   }
 
   // Calls f(i, vector, lanes) over n classes from z; lanes beyond the last class hold -inf.
@@ -59,67 +70,79 @@ struct Walk {
     }
   }
   // Where f's result for class i goes.
-  static acc_t* at(acc_t* base, int64_t step, int64_t i) {
-    return base + (columns ? i * step : i);
-  }
+  static acc_t* at(acc_t* base, int64_t step, int64_t i) { return base + (columns ? i * step : i); }
   // Only the lanes that hold classes count.
   static Vec valid(const Vec& v, int64_t lanes) {
     return lanes == kSize ? v : Vec::set(Vec(0), v, lanes);
   }
 };
 
-// The statistics of a group of rows, updated block by block (Milakov and Gimelshein 2018, "Online
-// normalizer calculation for softmax").
+// The statistics of a group of rows, updated block by block (after Milakov and Gimelshein 2018,
+// "Online normalizer calculation for softmax").
+//
+// Exponentials are taken of z - reference, where the reference is the largest of the first few
+// logits. It need not be the maximum, only near enough that nothing overflows and nothing that
+// counts underflows; so a block is read once, and again only where a logit exceeds the reference by
+// more than kSlack.
 template <typename acc_t, bool columns>
 struct OnlineSums {
   using W = Walk<acc_t, columns>;
   using Vec = typename W::Vec;
   using Stat = typename W::Stat;
+  static constexpr acc_t kSlack = 40;  // exp(40) is 2e17: room for 1e21 of them in a float
 
-  Stat maximum = Stat(W::kMinusInfinity);
-  Stat sum = Stat(0);        // sum exp(z - maximum)
-  Stat shift = Stat(0);      // a finite logit-sized constant: the first block's maximum
-  Stat u_dot = Stat(0);      // sum u (z - shift)
-  Stat u_sum = Stat(0);      // sum u, where it depends on the row
+  Stat reference = Stat(W::kMinusInfinity);  // while no finite logit was seen, 0 stands for it
+  Stat sum = Stat(0);                        // sum exp(z - reference)
+  Stat shift = Stat(0);                      // a constant near the logits: the first reference
+  Stat u_dot = Stat(0);                      // sum u (z - shift)
+  Stat u_sum = Stat(0);                      // sum u, where it depends on the row
   Stat shared = Stat(0);     // masked: how many classes, or how much prior, share the smoothing
   Stat dense_sum = Stat(0);  // sum w q
   Stat dense_dot = Stat(0);  // sum w q (z - shift)
-  Stat z_dot = Stat(0);      // sum exp(z - maximum) (z - shift)
+  Stat z_dot = Stat(0);      // sum exp(z - reference) (z - shift)
   bool started = false;
 
-  // The new maximum, the rescaling of what was summed so far, and exp(z - maximum) of this block
-  // summed, and stored where `exponentials` is not null. Returns the reference of the block.
+  // Adds a block, storing exp(z - reference) where `exponentials` is not null, and fetching
+  // `soon_written` into the cache. Returns the reference of the block.
   Stat add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
-                        acc_t* exponentials, int64_t exponentials_step) {
-    const Stat block_maximum = maximum_of(z, step, n);
-    const Stat next = W::larger(maximum, block_maximum);
-    const Stat nothing(W::kMinusInfinity);
-    // While all logits are -inf, exp(z - 0) = 0 is what is wanted, not exp(-inf + inf).
-    const Stat reference = where(next == nothing, Stat(0), next);
+                        acc_t* exponentials, int64_t exponentials_step, const acc_t* soon_written) {
     if (!started) {
-      shift = where(reference == Stat(std::numeric_limits<acc_t>::infinity()), Stat(0), reference);
+      reference = first_maximum(z, step, n);
+      shift = where(absolute(reference) == infinity(), Stat(0), reference);
       started = true;
-    } else {
-      const Stat rescale = exponential(maximum - reference);
-      sum = sum * rescale;
-      z_dot = z_dot * rescale;
     }
-    maximum = next;
-    const Vec origin(reference);
-    Vec e_sum(0), d_sum(0);
-    W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
-      const Vec d = v - origin;
-      const Vec e = exponential(d);
-      if (exponentials != nullptr) e.store(W::at(exponentials, exponentials_step, i));
-      e_sum = e_sum + e;
-      d_sum = d_sum + W::valid(d, lanes);
-      if constexpr (!columns) __builtin_prefetch(z + i + n);
-    });
-    sum = sum + W::sum(e_sum);
-    if (sum_logits) {
-      u_dot = u_dot + W::sum(d_sum) + (reference - shift) * Stat(static_cast<acc_t>(n));
+    for (;;) {
+      const Stat origin = where(reference == nothing(), Stat(0), reference);
+      const Vec origins(origin);
+      Vec e_sum(0), d_sum(0), maximum(W::kMinusInfinity);
+      W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
+        const Vec d = v - origins;
+        const Vec e = exponential(d);
+        if (exponentials != nullptr) e.store(W::at(exponentials, exponentials_step, i));
+        maximum = W::larger(v, maximum);
+        e_sum = e_sum + e;
+        d_sum = d_sum + W::valid(d, lanes);
+        if constexpr (!columns) {
+          __builtin_prefetch(z + i + kReadAhead, /*write=*/0, /*locality=*/0);
+          if (soon_written != nullptr) __builtin_prefetch(soon_written + i, /*write=*/1);
+        }
+      });
+      const Stat largest = W::max(maximum);
+      if (W::any(largest > reference + Stat(kSlack))) {
+        // Also where the reference was -inf. What was summed so far is rescaled; nothing is 0.
+        const Stat next = W::larger(largest, reference);
+        const Stat rescale = where(reference == nothing(), Stat(0), exponential(reference - next));
+        sum = sum * rescale;
+        z_dot = z_dot * rescale;
+        reference = next;
+        continue;
+      }
+      sum = sum + W::sum(e_sum);
+      if (sum_logits) {
+        u_dot = u_dot + W::sum(d_sum) + (origin - shift) * Stat(static_cast<acc_t>(n));
+      }
+      return origin;
     }
-    return reference;
   }
 
   // As the unweighted sum of logits above, for masses that differ from class to class or leave out
@@ -159,33 +182,23 @@ struct OnlineSums {
   }
 
   void add_entropy(const acc_t* z, int64_t step, int64_t n) {
-    const Vec origin(shift), reference(where(maximum == Stat(W::kMinusInfinity), Stat(0), maximum));
+    const Vec origin(shift), subtrahend(where(reference == nothing(), Stat(0), reference));
     Vec dot(0);
     W::each(z, step, n, [&](int64_t, const Vec& v, int64_t) {
-      const Vec e = exponential(v - reference);
+      const Vec e = exponential(v - subtrahend);
       dot = dot + where(e == Vec(0), Vec(0), e * (v - origin));
     });
     z_dot = z_dot + W::sum(dot);
   }
 
  private:
-  static Stat maximum_of(const acc_t* z, int64_t step, int64_t n) {
+  static Stat nothing() { return Stat(W::kMinusInfinity); }
+  static Stat infinity() { return Stat(std::numeric_limits<acc_t>::infinity()); }
+
+  static Stat first_maximum(const acc_t* z, int64_t step, int64_t n) {
     Vec result(W::kMinusInfinity);
-    if constexpr (!columns) {
-      // Four at a time: one chain of maxima would wait for itself.
-      Vec a = result, b = result, c = result;
-      int64_t i = 0;
-      for (; i + 4 * W::kSize <= n; i += 4 * W::kSize) {
-        a = W::larger(Vec::loadu(z + i), a);
-        b = W::larger(Vec::loadu(z + i + W::kSize), b);
-        c = W::larger(Vec::loadu(z + i + 2 * W::kSize), c);
-        result = W::larger(Vec::loadu(z + i + 3 * W::kSize), result);
-      }
-      result = W::larger(W::larger(a, b), W::larger(c, result));
-      z += i;
-      n -= i;
-    }
-    W::each(z, step, n, [&](int64_t, const Vec& v, int64_t) { result = W::larger(v, result); });
+    W::each(z, step, std::min(n, columns ? int64_t{4} : 4 * W::kSize),
+            [&](int64_t, const Vec& v, int64_t) { result = W::larger(v, result); });
     return W::max(result);
   }
 };
@@ -239,7 +252,7 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
       d = d - share;
     }
     d.store(W::at(out, out_step, i), static_cast<int>(lanes));
-    if constexpr (!columns) __builtin_prefetch(z + i + n);
+    if constexpr (!columns) __builtin_prefetch(z + i + kReadAhead, /*write=*/0, /*locality=*/0);
   });
 }
 
@@ -254,6 +267,7 @@ void gradient_block(const acc_t* exponentials, int64_t step, int64_t n,
   const Vec factors(factor), offs(off);
   W::each(exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
     at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
+    if constexpr (!columns) __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
   });
 }
 

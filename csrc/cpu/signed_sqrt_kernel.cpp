@@ -1,9 +1,8 @@
 // signed_sqrt on the CPU: the formula of signed_sqrt.h under TensorIterator.
-#include "signed_sqrt.h"
-
 #include <ATen/Dispatch.h>
 
 #include "cpu/pointwise.h"
+#include "signed_sqrt.h"
 
 namespace pyext {
 namespace {
@@ -11,8 +10,8 @@ namespace {
 void signed_sqrt_kernel(at::TensorIteratorBase& iter, double eps) {
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, iter.common_dtype(), "signed_sqrt", [&] {
-        pointwise_unary<scalar_t>(
-            iter, [eps](auto x) { return signed_sqrt_value(x, decltype(x)(eps)); });
+        pointwise_unary<scalar_t>(iter,
+                                  [eps](auto x) { return signed_sqrt_value(x, decltype(x)(eps)); });
       });
 }
 
