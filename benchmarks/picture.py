@@ -1,0 +1,102 @@
+"""The picture of a run: speed-ups as bars, and how near each candidate comes to the floor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from benchmarks.case import COMPILED, EAGER, OURS
+from benchmarks.results import CaseResult, Run
+from benchmarks.runner import STREAMS
+from benchmarks.terminal import TIMES
+
+COLORS = {EAGER: "#8d99ae", COMPILED: "#e09f3e", OURS: "#1b6ca8"}
+
+
+def draw(run: Run, file: Path) -> None:
+    """Draws the headline cases of a run into a PNG file."""
+    cases = [case for case in run.cases if case.headline]
+    style: Any = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.titlelocation": "left",
+        "axes.titleweight": "bold",
+    }
+    with plt.rc_context(style):
+        figure, (bars, floor) = plt.subplots(
+            1,
+            2,
+            sharey=True,
+            figsize=(10, 1.3 + 0.38 * len(cases)),
+            width_ratios=(3, 2),
+            layout="constrained",
+        )
+        _speedups(bars, cases)
+        _floor(floor, cases)
+        figure.suptitle(f"{run.machine.title}  ·  {run.date}", fontsize=8, color="0.35")
+        figure.savefig(file, dpi=150)
+        plt.close(figure)
+
+
+def _speedups(axes: Axes, cases: list[CaseResult]) -> None:
+    height = 0.38
+    for offset, versus in ((-0.5, EAGER), (0.5, COMPILED)):
+        for row, case in enumerate(cases):
+            one = case[versus]
+            if not (one and one.speedup):
+                continue
+            ratio, low, high = one.speedup
+            y = row + offset * height
+            axes.barh(y, ratio - 1, height, left=1, color=COLORS[versus])
+            axes.plot([low, high], [y, y], color="0.2", linewidth=1)
+            axes.text(max(ratio, high, 1) * 1.04, y, f"{ratio:.1f}", va="center", fontsize=8)
+        axes.barh(0, 0, color=COLORS[versus], label=f"over {versus}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}{TIMES}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    lowest = min(one.speedup[0] for case in cases for one in case.measurements if one.speedup)
+    axes.set_xlim(left=min(1.0, 0.9 * lowest))
+    axes.set_xticks([1, 2, 5, 10, 20, 50], minor=False)
+    axes.margins(x=0.12)
+    axes.axvline(1, color="0.2", linewidth=0.8)
+    axes.grid(axis="x", color="0.92")
+    axes.set_yticks(range(len(cases)), [f"{case.op}  {case.name}" for case in cases])
+    axes.tick_params(axis="y", length=0)
+    axes.invert_yaxis()
+    axes.set_title("times as fast as torch")
+    _legend_below(axes, columns=2)
+
+
+def _floor(axes: Axes, cases: list[CaseResult]) -> None:
+    for row, case in enumerate(cases):
+        if case.moved_bytes < STREAMS:
+            axes.text(0.02, row, "too small to stream", va="center", fontsize=7, color="0.6")
+            continue
+        axes.plot([0, 1], [row, row], color="0.92", linewidth=1, zorder=0)
+        for name in (EAGER, COMPILED, OURS):
+            share = case.share_of_floor(name)
+            if share:
+                axes.plot(share, row, "o", color=COLORS[name], markersize=7 if name == OURS else 5)
+    for name in (EAGER, COMPILED, OURS):
+        axes.plot([], [], "o", color=COLORS[name], label=name)
+    axes.axvline(1, color="0.2", linewidth=0.8)
+    axes.set_xlim(0, 1.08)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_title("of the streaming bandwidth")
+    _legend_below(axes, columns=3)
+
+
+def _legend_below(axes: Axes, columns: int) -> None:
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06)}
+    axes.legend(frameon=False, fontsize=8, ncols=columns, handletextpad=0.4, **below)

@@ -1,0 +1,158 @@
+"""Writes tables and pictures from the committed results: nobody types a number.
+
+README.md has a section between two marks, with the newest results of each device;
+docs/benchmarks.md has every case of every result file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks import picture, results
+from benchmarks.case import COMPILED, EAGER, OURS
+from benchmarks.results import CaseResult, Run
+from benchmarks.runner import STREAMS
+from benchmarks.terminal import TIMES, duration, size
+
+ROOT = Path(__file__).parents[1]
+BEGIN = "<!-- benchmarks: written by `python -m benchmarks report` -->"
+END = "<!-- benchmarks: end -->"
+
+
+def write(root: Path = ROOT) -> list[Path]:
+    """Rewrites README.md, docs/benchmarks.md and the pictures; returns what was written."""
+    runs = [results.load(file) for file in results.committed()]
+    newest: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: run.date):
+        newest[run.device] = run
+    docs = root / "docs"
+    docs.mkdir(exist_ok=True)
+    written = [docs / "benchmarks.md"]
+    written[0].write_text(_all_results(runs))
+    for run in newest.values():
+        written.append(docs / f"benchmarks-{run.device}.png")
+        picture.draw(run, written[-1])
+    written.append(root / "README.md")
+    sections = [_readme_section(newest[device]) for device in sorted(newest)]
+    text = replace_section(written[-1].read_text(), "\n\n".join(sections))
+    written[-1].write_text(text)
+    return written
+
+
+def replace_section(text: str, section: str) -> str:
+    """`text` with another section between the marks.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"the marks {BEGIN} and {END} are missing")
+    return pattern.sub(lambda _: f"{BEGIN}\n{section}\n{END}", text, count=1)
+
+
+def _readme_section(run: Run) -> str:
+    cases = [case for case in run.cases if case.headline]
+    header = ["", EAGER, COMPILED, OURS, "over eager", "over compile", "of the floor", "memory"]
+    table = _table(header, (_headline_row(case) for case in cases))
+    return "\n\n".join(
+        [
+            f"![Speed-up by case, and share of the floor](docs/benchmarks-{run.device}.png)",
+            f"{_heading(run)} Memory is torch's and pyext's peak beyond the input; the floor is "
+            "the time in which the op's bytes can be streamed.",
+            table,
+            _promises(run),
+        ]
+    )
+
+
+def _headline_row(case: CaseResult) -> list[str]:
+    torch, ours = case[EAGER], case[OURS]
+    share = case.share_of_floor(OURS)
+    return [
+        f"`{case.op}` {case.name}",
+        *(_seconds(case, name) for name in (EAGER, COMPILED, OURS)),
+        f"**{_times(case.speedup_over(EAGER))}**",
+        _times(case.speedup_over(COMPILED)),
+        f"{share:.0%}" if share and case.moved_bytes >= STREAMS else "",
+        f"{size(torch.peak_bytes or 0)} / {size(ours.peak_bytes or 0)}" if torch and ours else "",
+    ]
+
+
+def _all_results(runs: Sequence[Run]) -> str:
+    parts = [
+        "# Benchmarks",
+        "Written by `python -m benchmarks report` from `benchmarks/results/`. Every candidate of a "
+        "case ran in turns with the others, in one process; times are medians, ± is half the "
+        "distance between the quartiles. The floor is the larger of bytes over the streaming "
+        "bandwidth and operations over the rate of a float32 matrix product, both measured in the "
+        "same run; it says nothing about a case that does not stream. Memory is the peak beyond "
+        "the inputs.",
+    ]
+    for run in runs:
+        parts += [f"## {run.machine.title}", _heading(run), _promises(run)]
+        for op in dict.fromkeys(case.op for case in run.cases):
+            header = ["", "by", "time", "±", "pyext is faster by", "of the floor", "memory"]
+            rows = [row for case in run.cases if case.op == op for row in _full_rows(case)]
+            parts += [f"### {op}", _table(header, rows)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _full_rows(case: CaseResult) -> Iterable[list[str]]:
+    for index, one in enumerate(case.measurements):
+        name = case.name if index == 0 else ""
+        by = f"{one.name} ({one.note})" if one.note else one.name
+        if one.seconds is None:
+            yield [name, by, one.missing or "", "", "", "", ""]
+            continue
+        low, high = one.quartiles or (0.0, 0.0)
+        share = case.share_of_floor(one.name)
+        yield [
+            name,
+            by,
+            duration(one.seconds),
+            f"{(high - low) / 2 / one.seconds:.0%}",
+            "" if one.name == OURS or not one.speedup else _times(one.speedup[0]),
+            f"{share:.0%}" if share and case.moved_bytes >= STREAMS else "",
+            size(one.peak_bytes or 0),
+        ]
+
+
+def _heading(run: Run) -> str:
+    machine = run.machine
+    return (
+        f"Measured {run.date} on {machine.title}, {run.threads} threads, Python {machine.python}; "
+        f"streaming {run.bandwidth / 1e9:,.0f} GB/s, float32 `mm` {run.gemm_rate / 1e9:,.0f} "
+        "GFLOP/s in the same run."
+    )
+
+
+def _promises(run: Run) -> str:
+    """How many targets are met, and every one that is not."""
+    judged = sum(len(case.verdicts) for case in run.cases)
+    if not judged:
+        return "There are no targets for this device."
+    text = f"Targets met on this machine: {judged - len(run.misses)} of {judged}."
+    if run.misses:
+        missed = (f"{case.op} {case.name}: {verdict}" for case, verdict in run.misses)
+        text += f" Missed: {'; '.join(missed)}."
+    return text
+
+
+def _seconds(case: CaseResult, name: str) -> str:
+    one = case[name]
+    return duration(one.seconds) if one and one.seconds else "-"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}{TIMES}"
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    rule = line(["---"] + ["---:"] * (len(header) - 1))
+    return "\n".join([line(header), rule, *map(line, rows)])

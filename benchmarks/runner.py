@@ -1,0 +1,166 @@
+"""Runs cases: checks that the candidates agree, then times them in turns."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from benchmarks import floors, memory, timing
+from benchmarks.case import COMPILED, OURS, OURS_COMPILED, Candidate, Case
+from benchmarks.floors import Floors
+from benchmarks.results import CaseResult, Measurement
+from benchmarks.timing import Function, OnRound, no_report
+
+STREAMS = 32 << 20  # a case that moves more than this is held against the bandwidth beside it
+PROBE = "bandwidth probe"
+MAX_SETS = 64
+
+
+def run_case(
+    case: Case,
+    device: str,
+    machine: Floors,
+    seconds: float,
+    on_round: OnRound = no_report,
+    compiled: bool = True,
+) -> CaseResult:
+    """Measures one case.
+
+    Args:
+        case: what to measure.
+        device: where.
+        machine: the floors as measured at the start of the run.
+        seconds: how long the timing should take.
+        on_round: told the number of rounds done and their total.
+        compiled: whether candidates that go through torch.compile take part.
+    """
+    torch._dynamo.reset()  # recompilations are counted per code object, which cases share
+    ready = _make_ready(case, device, compiled)
+    functions = {name: one.function for name, one in ready.items() if one.function}
+    probed, probe_bytes = dict(functions), 0.0
+    if functions and case.moved_bytes >= STREAMS:
+        probed[PROBE], probe_bytes = floors.bandwidth_probe(device)
+    timings = timing.interleaved(probed, device, seconds, on_round)
+    if probe_bytes:
+        machine = Floors(probe_bytes / timings[PROBE].median, machine.gemm_rate)
+
+    def measurement(candidate: Candidate) -> Measurement:
+        one = ready[candidate.name]
+        if one.missing:
+            return Measurement(candidate.name, one.missing, note=candidate.note)
+        times = timings[candidate.name]
+        return Measurement(
+            candidate.name,
+            seconds=times.median,
+            quartiles=times.quartiles,
+            speedup=timing.ratio(times, timings[OURS]) if OURS in timings else None,
+            first_call=one.first_call,
+            peak_bytes=one.peak_bytes,
+            samples=(len(times.samples), times.calls),
+            note=candidate.note,
+        )
+
+    result = CaseResult(
+        op=case.op,
+        name=case.name,
+        headline=case.headline,
+        moved_bytes=case.moved_bytes,
+        flops=case.flops,
+        floor=machine.seconds(case.moved_bytes, case.flops),
+        bandwidth=machine.bandwidth,
+        measurements=[measurement(candidate) for candidate in case.candidates],
+    )
+    return replace(result, verdicts=result.judge(case.targets))
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A candidate that has run and may be timed, or why it cannot."""
+
+    missing: str | None = None
+    function: Function | None = None
+    first_call: float = 0.0
+    peak_bytes: int = 0
+
+
+def _make_ready(case: Case, device: str, compiled: bool) -> dict[str, _Ready]:
+    """Runs every candidate once and compares its results with the first one's."""
+    ready: dict[str, _Ready] = {}
+    expected: Sequence[Tensor] | None = None
+    sets = _input_sets(case, device)
+    for candidate in case.candidates:
+        reason = candidate.missing
+        if not compiled and candidate.name in (COMPILED, OURS_COMPILED):
+            reason = "left out by --no-compile"
+        if reason or candidate.run is None:
+            ready[candidate.name] = _Ready(reason)
+            continue
+        own = [_leaves(inputs, candidate.keeps_inputs) for inputs in sets]
+        try:
+            start = time.perf_counter()
+            results = candidate.run(*own[0])
+            first_call = time.perf_counter() - start
+            expected = results if expected is None else expected
+            _check_agreement(results, expected, case.tolerance)
+            function = _over(candidate.run, own)
+            function()
+            peak = memory.peak_extra_bytes(function, own, device)
+            ready[candidate.name] = _Ready(None, function, first_call, peak)
+        except Exception as error:  # one that fails is a result too: it is shown, and the rest runs
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+            ready[candidate.name] = _Ready(reason)
+    return ready
+
+
+def _input_sets(case: Case, device: str) -> list[list[Tensor]]:
+    """The inputs; on a GPU several sets, more together than its cache holds.
+
+    The next call then finds nothing of its own in the cache, as in a program, where other layers
+    ran in between.
+    """
+    torch.manual_seed(0)
+    first = list(case.inputs(device))
+    if device == "cpu":
+        return [first]
+    size = sum(tensor.nbytes for tensor in first)
+    cache = torch.cuda.get_device_properties().L2_cache_size
+    count = min(MAX_SETS, 1 + math.ceil(2 * cache / size))
+    return [first] + [_leaves(first, share=False) for _ in range(count - 1)]
+
+
+def _leaves(tensors: Sequence[Tensor], share: bool) -> list[Tensor]:
+    """The same values in tensors that have gradients of their own.
+
+    If candidates shared a leaf, each would free the gradient of the one before it; freeing large
+    memory takes its time too, and a program frees what it allocated itself.
+    """
+    return [
+        (tensor.detach() if share else tensor.detach().clone()).requires_grad_(tensor.requires_grad)
+        for tensor in tensors
+    ]
+
+
+def _over(run: Callable[..., object], sets: list[list[Tensor]]) -> Function:
+    """A function of nothing that takes the next set each time."""
+    if len(sets) == 1:
+        return lambda: run(*sets[0])
+    following = itertools.cycle(sets).__next__
+    return lambda: run(*following())
+
+
+def _check_agreement(
+    results: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float
+) -> None:
+    for index, (got, wanted) in enumerate(zip(results, expected, strict=True)):
+        scale = float(wanted.detach().abs().max())
+        error = float((got.detach().double() - wanted.detach().double()).abs().max())
+        if not error <= tolerance * scale:  # NaN fails too
+            raise AssertionError(
+                f"result {index} differs from torch's by {error:.2g} of at most {scale:.2g}"
+            )

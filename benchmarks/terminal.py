@@ -1,0 +1,86 @@
+"""Results as tables for the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from benchmarks.case import OURS
+from benchmarks.check import Finding
+from benchmarks.results import CaseResult, Measurement, Run
+
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def show(run: Run, console: Console) -> None:
+    """Every candidate of every case, then the targets that are missed."""
+    console.print(
+        f"{run.machine.title}; {run.threads} threads; streaming {run.bandwidth / 1e9:.0f} GB/s, "
+        f"mm {run.gemm_rate / 1e9:.0f} GFLOP/s",
+        soft_wrap=True,
+    )
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("case", no_wrap=True)
+    for title in ("time", "±", "pyext is faster by", "of the floor", "memory"):
+        table.add_column(title, justify="right")
+    for case in run.cases:
+        table.add_row(Text(f"{case.op} {case.name}", "bold"))
+        for one in case.measurements:
+            table.add_row(*_row(case, one))
+    console.print(table)
+    if run.quick:
+        console.print("A quick look: few rounds, wide spread.", style="dim")
+    judged = sum(len(case.verdicts) for case in run.cases)
+    if judged:
+        console.print(f"targets met: {judged - len(run.misses)} of {judged}")
+    for case, verdict in run.misses:
+        console.print(Text.assemble(("missed: ", "red"), f"{case.op} {case.name}: {verdict}"))
+
+
+def _row(case: CaseResult, one: Measurement) -> list[Text | str]:
+    name = Text(f"  {one.name}", "green" if one.name == OURS else "")
+    if one.seconds is None:
+        return [name.append(f": {one.missing}", "dim")]
+    low, high = one.quartiles or (0.0, 0.0)
+    share = case.share_of_floor(one.name)
+    return [
+        name,
+        duration(one.seconds),
+        f"{(high - low) / 2 / one.seconds:.0%}",
+        "" if one.name == OURS or not one.speedup else f"{one.speedup[0]:.2f}x",
+        f"{share:.0%}" if share else "",
+        size(one.peak_bytes or 0),
+    ]
+
+
+def show_comparison(findings: list[Finding], console: Console) -> None:
+    """The speed-ups then and now."""
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("case", "pyext over", "then", "now", "least", ""):
+        table.add_column(title)
+    for one in findings:
+        mark = Text("slower", "red") if one.regression else Text("ok", "green")
+        numbers = (f"{value:.2f}x" for value in (one.then, one.now, one.lowest))
+        table.add_row(f"{one.op} {one.case}", one.versus, *numbers, mark)
+    console.print(table)
+
+
+def duration(seconds: float) -> str:
+    """Three digits and a unit."""
+    factor, unit = (1e3, "ms") if seconds < 1 else (1.0, "s")
+    if seconds < 1e-3:
+        factor, unit = 1e6, "µs"
+    return f"{_three_digits(seconds * factor)} {unit}"
+
+
+def size(count: float) -> str:
+    """Three digits of bytes and a unit."""
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= factor:
+            return f"{_three_digits(count / factor)} {unit}"
+    return f"{count:.0f} B"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{max(0, 3 - len(str(int(value))))}f}"

@@ -1,0 +1,139 @@
+"""Interleaved timing: A B C, C B A, A B C ... in one process.
+
+The machine's clock rate and its other users change over seconds. Candidates that take turns meet
+the same conditions, so their ratio is steadier than either of their times.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+MIN_ROUNDS, MAX_ROUNDS = 7, 101
+SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 5e-3}  # shorter calls are repeated for as long as this
+WARM_UP_SECONDS = 0.2
+
+Function = Callable[[], object]
+OnRound = Callable[[int, int], object]
+
+
+def no_report(_done: int, _rounds: int) -> None:
+    """For those who do not want to know how far the rounds are."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of one candidate, in seconds per call.
+
+    Attributes:
+        samples: one per round, each the mean of `calls` calls in a row.
+        calls: how many calls make a sample.
+    """
+
+    samples: tuple[float, ...]
+    calls: int
+
+    @property
+    def median(self) -> float:
+        """The median sample."""
+        return statistics.median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and third quartile of the samples."""
+        return quartiles(self.samples)
+
+
+def quartiles(values: tuple[float, ...]) -> tuple[float, float]:
+    """The first and third quartile."""
+    lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return lower, upper
+
+
+def ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
+    """How many times as fast `fast` is, and the quartiles of that over the rounds.
+
+    The ratio is that of the medians; its spread comes from the rounds, in each of which both ran
+    within the same moment.
+    """
+    by_round = tuple(s / f for s, f in zip(slow.samples, fast.samples, strict=True))
+    return slow.median / fast.median, *quartiles(by_round)
+
+
+def interleaved(
+    functions: Mapping[str, Function],
+    device: str = "cpu",
+    seconds: float = 3.0,
+    on_round: OnRound = no_report,
+) -> dict[str, Timing]:
+    """Times the functions in turns.
+
+    Args:
+        functions: what to time; each is called until warm before the first round.
+        device: "cpu", or "cuda" for times by CUDA events.
+        seconds: how long all rounds together should take; at least `MIN_ROUNDS` are run.
+        on_round: told the number of rounds done and their total.
+    """
+    clock = _cuda_clock if device == "cuda" else _cpu_clock
+    with _no_garbage_collection():
+        warm = {name: _warm_up(function, clock) for name, function in functions.items()}
+        calls = {
+            name: max(1, math.ceil(SAMPLE_SECONDS[device] / seconds_per_call))
+            for name, seconds_per_call in warm.items()
+        }
+        one_round = sum(calls[name] * warm[name] for name in functions)
+        rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / one_round)))
+        samples: dict[str, list[float]] = {name: [] for name in functions}
+        for index in range(rounds):
+            # The order turns about, so that nobody always finds the caches of the same neighbour.
+            for name in list(functions)[:: 1 if index % 2 == 0 else -1]:
+                samples[name].append(clock(functions[name], calls[name]))
+            on_round(index + 1, rounds)
+    return {name: Timing(tuple(samples[name]), calls[name]) for name in functions}
+
+
+def _cpu_clock(function: Function, calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls
+
+
+def _cuda_clock(function: Function, calls: int) -> float:
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    for _ in range(calls):
+        function()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end)) * 1e-3 / calls
+
+
+def _warm_up(function: Function, clock: Callable[[Function, int], float]) -> float:
+    """Calls until warm; returns the seconds of a call."""
+    clock(function, 1)
+    seconds = [clock(function, 1)]
+    end = time.perf_counter() + WARM_UP_SECONDS
+    while time.perf_counter() < end:
+        seconds.append(clock(function, 1))
+    return statistics.median(seconds)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
