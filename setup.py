@@ -62,6 +62,7 @@ def compiled(torch):
     from torch.utils import cpp_extension  # after CUDA_HOME is set
 
     sets = _libraries.instruction_sets(SOURCES)
+    headers = _toolchain.cuda_header_flags(_toolchain.find_cuda()) if cuda else []
 
     def extension(library):
         device = "cuda" if library.cuda else "cpu"
@@ -76,7 +77,7 @@ def compiled(torch):
             libraries=torch_libraries,
             extra_compile_args={
                 "cxx": [] if library.cuda else list(library.flags),
-                "nvcc": list(library.flags) if library.cuda else [],
+                "nvcc": [*library.flags, *headers] if library.cuda else [],
             },
             extra_link_args=list(library.link_flags),
             language="c++",

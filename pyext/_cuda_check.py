@@ -1,7 +1,6 @@
 """Compiles the CUDA sources to objects and throws them away: a check that needs no GPU.
 
-It works against a CPU build of torch, whose headers include those of CUDA. Three of these are not
-in the core of the toolkit; they are looked for in the toolkit and in the NVIDIA packages of PyPI.
+It works against a CPU build of torch, which has the headers of the CUDA one.
 """
 
 from __future__ import annotations
@@ -11,18 +10,10 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
 from torch.utils import cpp_extension
 
 from pyext import _libraries, _toolchain
 from pyext._toolchain import LoadError
-
-# Header: the package that brings it.
-_HEADERS = {
-    "cublas_v2.h": "nvidia-cublas",
-    "cusolverDn.h": "nvidia-cusolver",
-    "cusparse.h": "nvidia-cusparse",
-}
 
 
 def compile_all(root: Path, verbose: bool = False, jobs: int = 2) -> str:
@@ -54,8 +45,9 @@ def compile_all(root: Path, verbose: bool = False, jobs: int = 2) -> str:
         f"-arch=sm_{architecture}",
         "-DC10_CUDA_NO_CMAKE_CONFIGURE_FILE",  # a CPU build of torch has no cuda_cmake_macros.h
     ]
-    folders = [*cpp_extension.include_paths("cpu"), *map(str, _header_folders(toolkit))]
+    folders = [*cpp_extension.include_paths("cpu"), str(toolkit.home / "include")]
     command += [f"-isystem={folder}" for folder in folders]
+    command += _toolchain.cuda_header_flags(toolkit)
 
     with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
 
@@ -75,19 +67,3 @@ def compile_all(root: Path, verbose: bool = False, jobs: int = 2) -> str:
                 )
     count = len(library.sources)
     return f"{count} CUDA sources compile for sm_{architecture} with nvcc {toolkit.version}."
-
-
-def _header_folders(toolkit: _toolchain.CudaToolkit) -> list[Path]:
-    packages = Path(torch.__file__).parents[1] / "nvidia"
-    folders = [toolkit.home / "include", *sorted(packages.glob("*/include"))]
-    missing = [
-        package
-        for header, package in _HEADERS.items()
-        if not any((folder / header).exists() for folder in folders)
-    ]
-    if missing:
-        raise LoadError(
-            "The CUDA sources cannot be compiled: headers that torch includes are missing.",
-            f"Install them: `python -m pip install --no-deps {' '.join(missing)}`.",
-        )
-    return folders

@@ -40,9 +40,10 @@ class Target:
 
     def served_by(self, facts: dict[str, Any]) -> bool:
         """Whether libraries with these facts contain all that is asked for."""
-        return set(self.instruction_sets) <= set(facts["instruction_sets"]) and set(
-            self.cuda
-        ) <= set(facts["cuda_architectures"])
+        built = facts["cuda_architectures"]
+        return set(self.instruction_sets) <= set(facts["instruction_sets"]) and all(
+            _toolchain.runs_on(built, architecture) for architecture in self.cuda
+        )
 
 
 def this_machine(root: Path) -> Target:
@@ -196,7 +197,9 @@ def _arguments(library: Library, work: Path) -> dict[str, Any]:
     """The arguments of cpp_extension.load() for this library."""
     folder = work / library.name
     folder.mkdir(mode=0o700, exist_ok=True)
-    flags = [_quote(flag) for flag in library.flags]
+    toolkit = _toolchain.find_cuda() if library.cuda else None
+    headers = _toolchain.cuda_header_flags(toolkit) if toolkit else []
+    flags = [_quote(flag) for flag in (*library.flags, *headers)]
     links = [_quote(flag) for flag in library.link_flags]
     if library.links_core:
         links.append(f"-L{_quote(str(work / _libraries.CORE))}")

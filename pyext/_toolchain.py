@@ -6,11 +6,13 @@ Standard library only, and nothing here starts CUDA: a process that did could no
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +24,13 @@ _INSTALL_COMPILER = (
     f"Install GCC {MINIMUM_GCC} or newer (Debian, Ubuntu: `apt install g++`; Fedora: `dnf install "
     "gcc-c++`; conda: `conda install -c conda-forge gxx`), or set CXX to one that you have."
 )
-INSTALL_NINJA = "Install it: `python -m pip install ninja`."
+# Header: the package on PyPI that has it.
+_TORCH_CUDA_HEADERS = {
+    "cublas_v2.h": "nvidia-cublas",
+    "cusolverDn.h": "nvidia-cusolver",
+    "cusparse.h": "nvidia-cusparse",
+}
+_INSTALL_NINJA = "Install it: `python -m pip install ninja`."
 
 
 class LoadError(ImportError):
@@ -101,7 +109,7 @@ def check_ninja() -> str:
     """
     ninja = find_ninja()
     if ninja is None:
-        raise LoadError("pyext must be compiled, but ninja is not installed.", INSTALL_NINJA)
+        raise LoadError("pyext must be compiled, but ninja is not installed.", _INSTALL_NINJA)
     try:
         _first_line([ninja, "--version"])
     except (OSError, subprocess.SubprocessError) as error:
@@ -125,19 +133,20 @@ def find_cuda() -> CudaToolkit | None:
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     on_path = shutil.which("nvcc")
     nvcc = Path(home, "bin", "nvcc") if home else Path(on_path or "/usr/local/cuda/bin/nvcc")
-    if not nvcc.exists():
-        return None
     try:
         text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True)
         release = re.search(r"release (\d+\.\d+)", text.stdout)
-        if not home:
-            # nvcc on PATH may be a link or a script; it knows its own toolkit.
-            plan = subprocess.run([nvcc, "--dryrun", "x.cu"], capture_output=True, text=True)
+        folder = Path(home) if home else nvcc.resolve().parents[1]
+        if not (folder / "include" / "cuda_runtime.h").exists():
+            # nvcc on PATH may be a script; it knows where its toolkit is.
+            plan = subprocess.run(
+                [nvcc, "--dryrun", "x.cu"], capture_output=True, text=True, check=False
+            )
             top = re.search(r"^#\$ TOP=(.*)$", plan.stderr, re.MULTILINE)
-            home = str(Path(top[1]).resolve() if top else nvcc.parents[1])
+            folder = Path(top[1]).resolve() if top else folder
     except (OSError, subprocess.SubprocessError):
         return None
-    return CudaToolkit(Path(home), release[1]) if release else None
+    return CudaToolkit(folder, release[1]) if release else None
 
 
 def cuda_problem(torch_cuda: str | None) -> LoadError | None:
@@ -162,7 +171,36 @@ def cuda_problem(torch_cuda: str | None) -> LoadError | None:
             f"nvcc in {toolkit.home} is of CUDA {toolkit.version}, torch of CUDA {torch_cuda}.",
             f"Set CUDA_HOME to a toolkit of CUDA {torch_cuda.split('.')[0]}.",
         )
+    try:
+        cuda_header_flags(toolkit)
+    except LoadError as error:
+        return error
     return None
+
+
+def cuda_header_flags(toolkit: CudaToolkit) -> list[str]:
+    """Arguments for nvcc to find all CUDA headers that torch includes.
+
+    Three of them may be left out of a toolkit; NVIDIA's packages on PyPI, which a CUDA build of
+    torch brings along, have them.
+
+    Raises:
+        LoadError: they are nowhere.
+    """
+    torch = importlib.util.find_spec("torch")
+    site = Path(torch.origin).parents[1] if torch and torch.origin else Path()
+    folders = [toolkit.home / "include", *sorted(site.glob("nvidia/*/include"))]
+    needed = {}
+    for header, package in _TORCH_CUDA_HEADERS.items():
+        needed[package] = next((one for one in folders if (one / header).exists()), None)
+    missing = [package for package, folder in needed.items() if folder is None]
+    if missing:
+        raise LoadError(
+            f"The CUDA toolkit {toolkit.home} lacks headers that torch includes.",
+            f"Install them: `python -m pip install --no-deps {' '.join(missing)}`.",
+        )
+    extra = {str(folder) for folder in needed.values() if folder != folders[0]}
+    return [argument for folder in sorted(extra) for argument in ("-isystem", folder)]
 
 
 def gpu_architectures() -> list[str]:
@@ -188,6 +226,26 @@ def gpu_architectures() -> list[str]:
             found.add((major.value, minor.value))
     nvml.nvmlShutdown()
     return [f"{major}.{minor}" for major, minor in sorted(found)]
+
+
+def runs_on(built: Sequence[str], gpu: str) -> bool:
+    """Whether kernels for these architectures run on a GPU.
+
+    Machine code runs on the same major version from its minor version on, PTX on all later ones.
+
+    Args:
+        built: such as `["8.0", "9.0+PTX"]`.
+        gpu: such as `9.0`.
+    """
+
+    def version(architecture: str) -> tuple[int, ...]:
+        return tuple(int(number) for number in re.findall(r"\d+", architecture))
+
+    return gpu in built or any(
+        version(one) <= version(gpu) and ("+PTX" in one or version(one)[0] == version(gpu)[0])
+        for one in built
+        if not one.endswith("a")  # 9.0a runs on nothing else
+    )
 
 
 def first_error(log: str) -> str:

@@ -129,6 +129,21 @@ def test_compiler_versions(banner: str, too_old: bool) -> None:
 
 
 @pytest.mark.parametrize(
+    ("built", "gpu", "runs"),
+    [
+        ("9.0", "9.0", True),
+        ("8.0", "8.6", True),
+        ("8.6", "8.0", False),
+        ("8.0", "9.0", False),
+        ("8.0 9.0+PTX", "12.0", True),
+        ("9.0a", "9.0", False),
+    ],
+)
+def test_gpu_architectures(built: str, gpu: str, runs: bool) -> None:
+    assert _toolchain.runs_on(built.split(), gpu) is runs
+
+
+@pytest.mark.parametrize(
     ("log", "line"),
     [
         (
