@@ -242,7 +242,7 @@ def runs_on(built: Sequence[str], gpu: str) -> bool:
         return tuple(int(number) for number in re.findall(r"\d+", architecture))
 
     return gpu in built or any(
-        version(one) <= version(gpu) and ("+PTX" in one or version(one)[0] == version(gpu)[0])
+        version(one) <= version(gpu) and ("+PTX" in one or version(one)[:1] == version(gpu)[:1])
         for one in built
         if not one.endswith("a")  # 9.0a runs on nothing else
     )
