@@ -52,8 +52,9 @@ void load_kernels() {
   std::call_once(once, [] {
     const auto folder = library_folder();
     load_cpu_kernels(folder);
+    // Not at::hasCUDA(): it counts devices, which starts CUDA, and then the process cannot fork.
     const auto cuda = folder / "libpyext_cuda.so";
-    if (at::hasCUDA() && std::filesystem::exists(cuda)) open_library(cuda);
+    if (std::filesystem::exists(cuda)) open_library(cuda);
   });
 }
 

@@ -13,7 +13,7 @@ namespace pyext {
 
 // Loads the kernel libraries beside libpyext.so, once: the CPU library of the best instruction set
 // that at::get_cpu_capability() allows (ATEN_CPU_CAPABILITY is honoured), and the CUDA library when
-// it is there and torch has CUDA. Raises RuntimeError when no CPU library can be loaded.
+// it is there. Raises RuntimeError when no CPU library can be loaded.
 void load_kernels();
 
 // The name of the instruction set whose library is loaded: "DEFAULT", "AVX2" or "AVX512".
