@@ -259,14 +259,18 @@ CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const a
   const auto options = input.options().dtype(arithmetic_type(input));
   CrossEntropyOutputs out;
   const auto loss_rows = at::empty(rows, options);
-  out.lse = at::empty(rows, options);
+  auto pairs = rows;
+  pairs.push_back(2);
+  out.normalizer = at::empty(pairs, options);
+  out.lse = mask_or_empty(o.return_stats, rows, options);
   out.entropy = mask_or_empty(o.return_stats, rows, options);
   out.target_log_prob = mask_or_empty(o.return_stats, rows, options);
   out.argmax = mask_or_empty(o.return_stats, rows, options.dtype(at::kLong));
   CrossEntropyResults results;
   results.loss = loss_rows.data_ptr();
-  results.lse = out.lse.data_ptr();
+  results.normalizer = out.normalizer.data_ptr();
   if (o.return_stats) {
+    results.lse = out.lse.data_ptr();
     results.entropy = out.entropy.data_ptr();
     results.target_log_prob = out.target_log_prob.data_ptr();
     results.argmax = out.argmax.data_ptr<int64_t>();
@@ -281,7 +285,7 @@ CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const a
 
 at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                                         const at::Tensor& grad_entropy, const at::Tensor& input,
-                                        const at::Tensor& target, const at::Tensor& lse,
+                                        const at::Tensor& target, const at::Tensor& normalizer,
                                         const at::Tensor& entropy, const CrossEntropyOptions& o,
                                         at::Tensor buffer) {
   const at::OptionalDeviceGuard guard(at::device_of(input));
@@ -290,12 +294,17 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
   lay_out(prepared, gradient);
   const auto rows = row_sizes(input);
   const auto dtype = arithmetic_type(input);
-  const auto per_row = [&](const char* argument, const at::Tensor& values) {
+  const auto shaped = [&](const char* argument, const at::Tensor& values, at::IntArrayRef shape) {
     if (!values.defined()) return values;
-    TORCH_CHECK_VALUE(values.sizes() == at::IntArrayRef(rows), "cross_entropy_backward: expected ",
-                      argument, " of shape ", at::IntArrayRef(rows), ", got ", values.sizes());
+    TORCH_CHECK_VALUE(values.sizes() == shape, "cross_entropy_backward: expected ", argument,
+                      " of shape ", shape, ", got ", values.sizes());
     return values.to(dtype).contiguous();
   };
+  const auto per_row = [&](const char* argument, const at::Tensor& values) {
+    return shaped(argument, values, rows);
+  };
+  auto pairs = rows;
+  pairs.push_back(2);
   const bool one_for_all = grad_loss.defined() && o.reduction != "none";
   TORCH_CHECK_VALUE(!one_for_all || grad_loss.numel() == 1,
                     "cross_entropy_backward: expected one value in grad_loss for reduction='",
@@ -303,14 +312,14 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
   const auto loss = one_for_all ? grad_loss.to(dtype) : per_row("grad_loss", grad_loss);
   const auto lse_cotangent = per_row("grad_lse", grad_lse);
   const auto entropy_cotangent = per_row("grad_entropy", grad_entropy);
-  const auto saved_lse = per_row("lse", lse);
+  const auto saved_normalizer = shaped("normalizer", normalizer, pairs);
   const auto saved_entropy = grad_entropy.defined() ? per_row("entropy", entropy) : at::Tensor();
   CrossEntropyCotangents cotangents;
   cotangents.loss = data_of(loss);
   cotangents.loss_stride = one_for_all ? 0 : 1;
   cotangents.lse = data_of(lse_cotangent);
   cotangents.entropy = data_of(entropy_cotangent);
-  cotangents.saved_lse = data_of(saved_lse);
+  cotangents.saved_normalizer = data_of(saved_normalizer);
   cotangents.saved_entropy = data_of(saved_entropy);
   if (prepared.problem.rows > 0) {
     cross_entropy_backward_stub(input.device().type(), prepared.problem, cotangents,
@@ -325,17 +334,17 @@ CrossEntropyOutputs cross_entropy(const at::Tensor& input, const at::Tensor& tar
   torch::jit::Stack stack{input, target};
   options.push_to(stack);
   op.callBoxed(stack);
-  return {stack[0].toTensor(), stack[1].toTensor(), stack[2].toTensor(), stack[3].toTensor(),
-          stack[4].toTensor()};
+  return {stack[0].toTensor(), stack[1].toTensor(), stack[2].toTensor(),
+          stack[3].toTensor(), stack[4].toTensor(), stack[5].toTensor()};
 }
 
 at::Tensor cross_entropy_backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                                   const at::Tensor& grad_entropy, const at::Tensor& input,
-                                  const at::Tensor& target, const at::Tensor& lse,
+                                  const at::Tensor& target, const at::Tensor& normalizer,
                                   const at::Tensor& entropy, const CrossEntropyOptions& options) {
   static const auto op =
       c10::Dispatcher::singleton().findSchemaOrThrow("pyext::cross_entropy_backward", "");
-  torch::jit::Stack stack{grad_loss, grad_lse, grad_entropy, input, target, lse, entropy};
+  torch::jit::Stack stack{grad_loss, grad_lse, grad_entropy, input, target, normalizer, entropy};
   options.push_to(stack);
   op.callBoxed(stack);
   return stack[0].toTensor();
@@ -349,8 +358,8 @@ void forward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   auto out = cross_entropy_forward_entry(arguments[0].toTensor(), arguments[1].toTensor(), options,
                                          nullptr);
   torch::jit::drop(*stack, 2 + CrossEntropyOptions::kCount);
-  torch::jit::push(*stack, std::move(out.loss), std::move(out.lse), std::move(out.entropy),
-                   std::move(out.target_log_prob), std::move(out.argmax));
+  torch::jit::push(*stack, std::move(out.loss), std::move(out.normalizer), std::move(out.lse),
+                   std::move(out.entropy), std::move(out.target_log_prob), std::move(out.argmax));
 }
 
 void backward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {

@@ -61,18 +61,18 @@ struct RowMasses {
   T presence;  // how much this row counts: weighs the z-loss
 };
 
-// What one pass over the logits of a row gives. Sums are taken of z - shift, so that a large common
-// offset of the logits costs no digits.
+// What one pass over the logits of a row gives. Sums are taken of z - maximum, so that a large
+// common offset of the logits costs no digits.
 template <typename T>
 struct RowSums {
-  T lse;          // log sum exp z
-  T shifted_lse;  // lse - shift
-  T u_sum;        // sum_c u_c
-  T u_dot;        // sum_c u_c (z_c - shift)
-  T dense_sum;    // sum_c w_c q_c
-  T dense_dot;    // sum_c w_c q_c (z_c - shift)
-  T z_a;          // z - shift at the target
-  T z_b;          // z - shift at the second target
+  T maximum;
+  T log_sum;    // log sum_c exp(z_c - maximum)
+  T u_sum;      // sum_c u_c
+  T u_dot;      // sum_c u_c (z_c - maximum)
+  T dense_sum;  // sum_c w_c q_c
+  T dense_dot;  // sum_c w_c q_c (z_c - maximum)
+  T z_a;        // z - maximum at the target
+  T z_b;        // z - maximum at the second target
 };
 
 // A mass of 0 takes nothing, also from an infinite logit.
@@ -91,8 +91,8 @@ PYEXT_HOST_DEVICE T row_loss(const RowMasses<T>& mass, const RowSums<T>& sums, T
   const T total = total_mass(mass, sums.u_sum, sums.dense_sum);
   const T expected = taken(mass.pick_a, sums.z_a) + taken(mass.pick_b, sums.z_b) +
                      taken(mass.off, sums.u_dot) + taken(mass.dense, sums.dense_dot);
-  return taken(total, sums.shifted_lse) - expected +
-         taken(mass.presence * z_loss, sums.lse * sums.lse);
+  const T lse = sums.maximum + sums.log_sum;
+  return taken(total, sums.log_sum) - expected + taken(mass.presence * z_loss, lse * lse);
 }
 
 // The coefficient of softmax(z)_c in the gradient of row_loss.
@@ -142,8 +142,9 @@ struct CrossEntropyOptions {
 
 struct CrossEntropyOutputs {
   at::Tensor loss;
-  at::Tensor lse;              // per row, in the dtype of the arithmetic
-  at::Tensor entropy;          // per row; this and the next two are empty without return_stats
+  at::Tensor normalizer;  // (rows..., 2): r and s with softmax(z) = exp(z - r) / s, for backward
+  at::Tensor lse;         // per row; this and the next three are empty without return_stats
+  at::Tensor entropy;     // per row
   at::Tensor target_log_prob;  // per row
   at::Tensor argmax;           // per row
 };
@@ -152,9 +153,10 @@ CrossEntropyOutputs cross_entropy(const at::Tensor& input, const at::Tensor& tar
                                   const CrossEntropyOptions& options);
 
 // The gradient in the logits, from those in the loss, the lse and the entropy (undefined: zero).
+// `normalizer` and `entropy` are what the forward pass returned for these arguments.
 at::Tensor cross_entropy_backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                                   const at::Tensor& grad_entropy, const at::Tensor& input,
-                                  const at::Tensor& target, const at::Tensor& lse,
+                                  const at::Tensor& target, const at::Tensor& normalizer,
                                   const at::Tensor& entropy, const CrossEntropyOptions& options);
 
 // ---- below the dispatcher ------------------------------------------------------------------
@@ -166,7 +168,7 @@ CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const a
                                                 at::Tensor* gradient);
 at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                                         const at::Tensor& grad_entropy, const at::Tensor& input,
-                                        const at::Tensor& target, const at::Tensor& lse,
+                                        const at::Tensor& target, const at::Tensor& normalizer,
                                         const at::Tensor& entropy,
                                         const CrossEntropyOptions& options, at::Tensor buffer);
 
@@ -230,7 +232,8 @@ struct CrossEntropyProblem {
 // Either pointer group may be null. Everything is per row, but for the gradient.
 struct CrossEntropyResults {
   void* loss = nullptr;
-  void* lse = nullptr;
+  void* normalizer = nullptr;  // two per row: r and s
+  void* lse = nullptr;         // this and the next three only with statistics
   void* entropy = nullptr;
   void* target_log_prob = nullptr;
   int64_t* argmax = nullptr;
@@ -242,7 +245,7 @@ struct CrossEntropyCotangents {
   int64_t loss_stride = 0;  // 0: one value for all rows
   const void* lse = nullptr;
   const void* entropy = nullptr;
-  const void* saved_lse = nullptr;
+  const void* saved_normalizer = nullptr;
   const void* saved_entropy = nullptr;
 };
 

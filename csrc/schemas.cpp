@@ -26,12 +26,13 @@ TORCH_LIBRARY(pyext, m) {
   op("signed_sqrt.out(Tensor self, float eps=1e-05, *, Tensor(a!) out) -> Tensor(a!)");
   op("signed_sqrt_backward(Tensor grad, Tensor result) -> Tensor");
 
-  // Cross-entropy with label smoothing, mixup, z-loss and soft-capped logits. lse, entropy,
-  // target_log_prob and argmax are per row; all but lse are empty without return_stats.
+  // Cross-entropy with label smoothing, mixup, z-loss and soft-capped logits. All outputs but
+  // the loss are per row: normalizer (..., 2) for the backward, the others empty without
+  // return_stats.
   op("cross_entropy(Tensor input, Tensor target, " + kCrossEntropyOptions +
-     ") -> (Tensor loss, Tensor lse, Tensor entropy, Tensor target_log_prob, "
-     "Tensor argmax)");
+     ") -> (Tensor loss, Tensor normalizer, Tensor lse, Tensor entropy, "
+     "Tensor target_log_prob, Tensor argmax)");
   op("cross_entropy_backward(Tensor? grad_loss, Tensor? grad_lse, Tensor? grad_entropy, "
-     "Tensor input, Tensor target, Tensor lse, Tensor entropy, " +
+     "Tensor input, Tensor target, Tensor normalizer, Tensor entropy, " +
      kCrossEntropyOptions + ") -> Tensor");
 }

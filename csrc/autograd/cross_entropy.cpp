@@ -60,8 +60,9 @@ struct CrossEntropyBackward : OpNode {
   CrossEntropyBackward() : OpNode("CrossEntropyBackward") {}
 
   variable_list gradients(variable_list&& grads) override {
-    const at::Tensor grad_loss = grads[0], grad_lse = grads[1];
-    const at::Tensor grad_entropy = grads.size() > 2 ? grads[2] : at::Tensor();
+    const bool with_stats = saved.options.return_stats;
+    const at::Tensor grad_loss = grads[0], grad_lse = with_stats ? grads[1] : at::Tensor(),
+                     grad_entropy = with_stats ? grads[2] : at::Tensor();
     variable_list out(2);
     if (!grad_loss.defined() && !grad_lse.defined() && !grad_entropy.defined()) return out;
     const bool only_loss = grad_loss.defined() && !grad_lse.defined() && !grad_entropy.defined();
@@ -71,17 +72,17 @@ struct CrossEntropyBackward : OpNode {
       out[0] = std::move(formed);
       return out;
     }
-    const auto input = unpack(saved.input), target = unpack(saved.target), lse_ = unpack(lse);
-    const auto entropy_ =
-        saved.options.return_stats ? unpack(entropy) : at::empty({0}, lse_.options());
+    const auto input = unpack(saved.input), target = unpack(saved.target);
+    const auto normalizer_ = unpack(normalizer);
+    const auto entropy_ = with_stats ? unpack(entropy) : at::empty({0}, normalizer_.options());
     const auto options = saved.unpacked_options(*this);
     if (may_use_formed) {
-      out[0] = cross_entropy_backward_entry(grad_loss, {}, {}, input, target, lse_, entropy_,
+      out[0] = cross_entropy_backward_entry(grad_loss, {}, {}, input, target, normalizer_, entropy_,
                                             options, std::move(formed));
       return out;
     }
     if (task_should_compute_output(0)) {
-      out[0] = cross_entropy_backward(grad_loss, grad_lse, grad_entropy, input, target, lse_,
+      out[0] = cross_entropy_backward(grad_loss, grad_lse, grad_entropy, input, target, normalizer_,
                                       entropy_, options);
     }
     if (task_should_compute_output(1) && grad_loss.defined()) {
@@ -92,13 +93,13 @@ struct CrossEntropyBackward : OpNode {
 
   void release_variables() override {
     saved.release();
-    lse.reset_data();
+    normalizer.reset_data();
     entropy.reset_data();
     formed.reset();
   }
 
   SavedArguments saved;
-  SavedVariable lse, entropy;
+  SavedVariable normalizer, entropy;
   at::Tensor formed;  // the gradient for a cotangent of 1, or undefined
 };
 
@@ -110,14 +111,14 @@ struct CrossEntropyBackwardBackward : OpNode {
     const auto& v = grads[0];
     if (!v.defined()) return out;
     const auto input = unpack(saved.input), target = unpack(saved.target);
-    const auto lse_ = unpack(lse), entropy_ = unpack(entropy);
+    const auto normalizer_ = unpack(normalizer), entropy_ = unpack(entropy);
     const auto options = saved.unpacked_options(*this);
     const auto loss = unpack(grad_loss), of_lse = unpack(grad_lse),
                of_entropy = unpack(grad_entropy);
     const CrossEntropyAlgebra algebra(input, target, options);
     // The gradient is linear in its cotangents, so a cotangent of ones gives its derivative.
     const auto along = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
-      return cross_entropy_backward(a, b, c, input, target, lse_, entropy_, options) * v;
+      return cross_entropy_backward(a, b, c, input, target, normalizer_, entropy_, options) * v;
     };
     if (loss.defined() && task_should_compute_output(0)) {
       out[0] = algebra.sum_to_loss(along(at::ones_like(loss), {}, {})).to(loss.scalar_type());
@@ -132,7 +133,7 @@ struct CrossEntropyBackwardBackward : OpNode {
     if (task_should_compute_output(3)) {
       const auto gradient = options.softcap
                                 ? cross_entropy_backward(loss, of_lse, of_entropy, input, target,
-                                                         lse_, entropy_, options)
+                                                         normalizer_, entropy_, options)
                                 : at::Tensor();
       out[3] = algebra.hessian_times(v, loss, of_lse, of_entropy, gradient);
     }
@@ -144,13 +145,13 @@ struct CrossEntropyBackwardBackward : OpNode {
 
   void release_variables() override {
     saved.release();
-    for (auto* variable : {&grad_loss, &grad_lse, &grad_entropy, &lse, &entropy}) {
+    for (auto* variable : {&grad_loss, &grad_lse, &grad_entropy, &normalizer, &entropy}) {
       variable->reset_data();
     }
   }
 
   SavedArguments saved;
-  SavedVariable grad_loss, grad_lse, grad_entropy, lse, entropy;
+  SavedVariable grad_loss, grad_lse, grad_entropy, normalizer, entropy;
 };
 
 bool forms_gradient(const at::Tensor& input, const at::Tensor& target,
@@ -182,11 +183,11 @@ void set_tangents(const CrossEntropyOutputs& out, const at::Tensor& input, const
   if (has_tangent(input)) {
     const auto v = tangent_of(input);
     const auto along = [&](const at::Tensor& a, const at::Tensor& b, const at::Tensor& c) {
-      return cross_entropy_backward(a, b, c, x, q, out.lse, out.entropy, options) * v;
+      return cross_entropy_backward(a, b, c, x, q, out.normalizer, out.entropy, options) * v;
     };
     loss = algebra.sum_to_loss(along(ones, {}, {}));
-    lse = algebra.sum_to_rows(along({}, at::ones_like(out.lse), {}));
     if (options.return_stats) {
+      lse = algebra.sum_to_rows(along({}, at::ones_like(out.lse), {}));
       entropy = algebra.sum_to_rows(along({}, {}, at::ones_like(out.entropy)));
     }
   }
@@ -212,10 +213,10 @@ CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
   }();
   if (node != nullptr) {
     torch::autograd::set_history(out.loss, owner);
-    torch::autograd::set_history(out.lse, owner);
     node->saved.save(input, target, options);
-    node->lse = SavedVariable(out.lse, /*is_output=*/true);
+    node->normalizer = SavedVariable(out.normalizer, /*is_output=*/false);
     if (options.return_stats) {
+      torch::autograd::set_history(out.lse, owner);
       torch::autograd::set_history(out.entropy, owner);
       node->entropy = SavedVariable(out.entropy, /*is_output=*/true);
     }
@@ -225,19 +226,19 @@ CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
   return out;
 }
 
-// The derivative is taken through `input`: lse and entropy are functions of it.
+// The derivative is taken through `input`: normalizer and entropy are functions of it.
 at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
                     const at::Tensor& grad_entropy, const at::Tensor& input,
-                    const at::Tensor& target, const at::Tensor& lse, const at::Tensor& entropy,
-                    const CrossEntropyOptions& options) {
+                    const at::Tensor& target, const at::Tensor& normalizer,
+                    const at::Tensor& entropy, const CrossEntropyOptions& options) {
   check_differentiable(options);
   NodePtr owner;
   auto* node =
       record<CrossEntropyBackwardBackward>(owner, grad_loss, grad_lse, grad_entropy, input, target);
   const auto gradient = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    return cross_entropy_backward(grad_loss, grad_lse, grad_entropy, input, target, lse, entropy,
-                                  options);
+    return cross_entropy_backward(grad_loss, grad_lse, grad_entropy, input, target, normalizer,
+                                  entropy, options);
   }();
   if (node != nullptr) {
     torch::autograd::set_history(gradient, owner);
@@ -245,7 +246,7 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
     node->grad_loss = SavedVariable(grad_loss, /*is_output=*/false);
     node->grad_lse = SavedVariable(grad_lse, /*is_output=*/false);
     node->grad_entropy = SavedVariable(grad_entropy, /*is_output=*/false);
-    node->lse = SavedVariable(lse, /*is_output=*/false);
+    node->normalizer = SavedVariable(normalizer, /*is_output=*/false);
     node->entropy = SavedVariable(entropy, /*is_output=*/false);
   }
   const auto tangent_or_none = [](const at::Tensor& x) {
@@ -262,7 +263,7 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
   auto tangent = at::zeros_like(gradient);
   if (of_cotangents) {
     tangent = cross_entropy_backward(loss_tangent, lse_tangent, entropy_tangent, x, q,
-                                     primal_of(lse), primal_of(entropy), options);
+                                     primal_of(normalizer), primal_of(entropy), options);
   }
   if (input_tangent.defined()) {
     tangent =
@@ -285,8 +286,8 @@ void forward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
   const auto arguments = torch::jit::last(*stack, 2 + CrossEntropyOptions::kCount);
   auto out = forward(arguments[0].toTensor(), arguments[1].toTensor(), options);
   torch::jit::drop(*stack, 2 + CrossEntropyOptions::kCount);
-  torch::jit::push(*stack, std::move(out.loss), std::move(out.lse), std::move(out.entropy),
-                   std::move(out.target_log_prob), std::move(out.argmax));
+  torch::jit::push(*stack, std::move(out.loss), std::move(out.normalizer), std::move(out.lse),
+                   std::move(out.entropy), std::move(out.target_log_prob), std::move(out.argmax));
 }
 
 void backward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {

@@ -47,15 +47,16 @@ class Tile {
         d_(new acc_t[kBlockSize + W::kSize]) {
     if (keeps_exponentials_) {
       exponentials_.reset(new acc_t[blocks_ * kBlockSize + W::kSize]);
-      references_.reset(new acc_t[blocks_ * kRows]);
     }
   }
 
   void forward(int64_t row, int64_t rows, const CrossEntropyResults& out) {
     begin(row, rows);
     if (out.entropy == nullptr && all_ignored()) {
-      for (int64_t r = 0; r < rows; ++r)
-        write(out.loss, row + r, write(out.lse, row + r, acc_t(0)));
+      for (int64_t r = 0; r < rows; ++r) {
+        write(out.loss, row + r, acc_t(0));
+        write_normalizer(out, row + r, acc_t(0), acc_t(1));
+      }
       if (out.gradient != nullptr) zero_gradient(out.gradient);
       return;
     }
@@ -68,11 +69,10 @@ class Tile {
       if (p_.probabilities != nullptr) load_probabilities(b);
       for (int64_t g = 0; g < groups_; ++g) {
         const int64_t lane = g * kGroupRows, c = b * kBlock;
-        const Stat reference = sums[g].add_exponentials(
+        sums[g].add_exponentials(
             z.data + lane, z.step, z.classes, smooths && !sums_masses,
             keeps_exponentials_ ? exponentials_.get() + b * kBlockSize + lane : nullptr, kRows,
             p_.classes <= kShortRow ? written_in_place(out.gradient, b) : nullptr);
-        if (keeps_exponentials_) write_stat(references_.get() + b * kRows + lane, reference);
         if (sums_masses) {
           sums[g].add_masses(z.data + lane, z.step, z.classes, offset_by(u, c),
                              offset_by(array(p_.prior), c), p_.masked);
@@ -87,7 +87,7 @@ class Tile {
     }
     finish(sums, out);
     if (out.gradient == nullptr) return;
-    for (int64_t b = 0; b < blocks_; ++b) emit(b, out.gradient);
+    emit_all(out.gradient);
     zero_ignored_gradient(out.gradient);
   }
 
@@ -101,14 +101,16 @@ class Tile {
       const int64_t i = row + r;
       const RowMasses<acc_t> mass = row_masses(p_, i, shared(r));
       const acc_t g = in.loss ? array(in.loss)[i * in.loss_stride] : acc_t(0);
-      const acc_t lse = array(in.saved_lse)[i];
+      terms_.reference[r] = array(in.saved_normalizer)[2 * i];
+      terms_.sum[r] = array(in.saved_normalizer)[2 * i + 1];
+      const acc_t lse = terms_.reference[r] + logarithm(terms_.sum[r]);
       set_terms(r, mass, g, lse, u_sum(r), dense_sum_[r]);
       if (in.lse != nullptr) terms_.softmax[r] += array(in.lse)[i];
       terms_.entropy[r] = in.entropy ? array(in.entropy)[i] : acc_t(0);
       terms_.entropy_value[r] = in.entropy ? array(in.saved_entropy)[i] : acc_t(0);
     }
     entropy_ = in.entropy != nullptr;
-    for (int64_t b = 0; b < blocks_; ++b) emit(b, gradient);
+    emit_all(gradient);
     if (!of_statistics) zero_ignored_gradient(gradient);
   }
 
@@ -126,16 +128,11 @@ class Tile {
   static acc_t write(void* to, int64_t i, acc_t value) {
     return static_cast<acc_t*>(to)[i] = value;
   }
-  static void write_stat(acc_t* to, const Stat& value) {
-    if constexpr (columns) {
-      value.store(to);
-    } else {
-      *to = value;
-    }
-  }
-  static Stat read_stat(const acc_t* from) {
-    if constexpr (columns) return Stat::loadu(from);
-    return *from;
+
+  static void write_normalizer(const CrossEntropyResults& out, int64_t row, acc_t reference,
+                               acc_t sum) {
+    write(out.normalizer, 2 * row, reference);
+    write(out.normalizer, 2 * row + 1, sum);
   }
 
   void begin(int64_t row, int64_t rows) {
@@ -143,6 +140,7 @@ class Tile {
     rows_ = rows;
     groups_ = (rows + kGroupRows - 1) / kGroupRows;
     entropy_ = false;
+    std::fill_n(kept_, kGroups, false);
     const auto& layout = p_.layout;
     for (int k = 0; k < RowLayout::kOperands; ++k) {
       const auto operand = static_cast<RowLayout::Operand>(k);
@@ -239,58 +237,63 @@ class Tile {
 
   // From sums to losses, and to the coefficients of the gradient.
   void finish(const Sums* groups, const CrossEntropyResults& out) {
-    alignas(64) acc_t lse[kRows], shifted_lse[kRows], shift[kRows], u_dot[kRows], dense_dot[kRows],
+    alignas(64) acc_t maximum[kRows], log_sum[kRows], u_dot[kRows], dense_dot[kRows],
         entropy[kRows];
     for (int64_t g = 0; g < groups_; ++g) {
       const Sums& s = groups[g];
-      const Stat log_sum = logarithm(s.sum);
       const int64_t lane = g * kGroupRows;
-      const Stat from_shift = (s.reference - s.shift) + log_sum;
-      write_stat(lse + lane, s.reference + log_sum);
-      write_stat(shifted_lse + lane, from_shift);
-      write_stat(shift + lane, s.shift);
-      write_stat(u_dot + lane, s.u_dot);
-      write_stat(u_sum_ + lane, s.u_sum);
-      write_stat(shared_ + lane, s.shared);
-      write_stat(dense_sum_ + lane, s.dense_sum);
-      write_stat(dense_dot + lane, s.dense_dot);
-      write_stat(entropy + lane, from_shift - s.z_dot / s.sum);
+      // From sums relative to the reference and the shift to sums relative to the maximum.
+      const Stat to_maximum = s.shift - s.maximum;
+      const Stat log_of_sum = logarithm(s.sum * exponential(s.reference - s.maximum));
+      W::store(maximum + lane, s.maximum);
+      W::store(log_sum + lane, log_of_sum);
+      W::store(u_dot + lane, s.u_dot);
+      W::store(u_sum_ + lane, s.u_sum);
+      W::store(shared_ + lane, s.shared);
+      W::store(dense_sum_ + lane, s.dense_sum);
+      W::store(dense_dot + lane, s.dense_dot + s.dense_sum * to_maximum);
+      W::store(shift_ + lane, to_maximum);
+      W::store(entropy + lane, log_of_sum - (s.z_dot / s.sum + (s.reference - s.maximum)));
+      W::store(terms_.reference + lane, s.origin());
+      W::store(terms_.sum + lane, s.sum);
+      kept_[g] = keeps_exponentials_ && !s.moved;
     }
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t row = row_ + r;
       const RowMasses<acc_t> mass = row_masses(p_, row, shared(r));
       const auto picked = [&](const int64_t* target, acc_t pick) {
-        return pick != acc_t(0) ? logit_at(r, target[row]) - shift[r] : acc_t(0);
+        return pick != acc_t(0) ? logit_at(r, target[row]) - maximum[r] : acc_t(0);
       };
-      const RowSums<acc_t> sums{lse[r],
-                                shifted_lse[r],
+      const RowSums<acc_t> sums{maximum[r],
+                                log_sum[r],
                                 u_sum(r),
-                                u_dot[r],
+                                u_dot[r] + u_sum(r) * shift_[r],
                                 dense_sum_[r],
                                 dense_dot[r],
                                 picked(p_.target, mass.pick_a),
                                 picked(p_.target_b, mass.pick_b)};
       write(out.loss, row, row_loss(mass, sums, static_cast<acc_t>(p_.z_loss)));
-      write(out.lse, row, lse[r]);
+      write_normalizer(out, row, terms_.reference[r], terms_.sum[r]);
       if (out.entropy != nullptr) {
+        write(out.lse, row, maximum[r] + log_sum[r]);
         write(out.entropy, row, entropy[r]);
-        write(out.target_log_prob, row, target_log_prob(r, sums, shift[r]));
+        write(out.target_log_prob, row, target_log_prob(r, sums));
         out.argmax[row] = argmax_[r];
       }
       if (out.gradient != nullptr) {
-        set_terms(r, mass, acc_t(1), lse[r], sums.u_sum, sums.dense_sum);
+        set_terms(r, mass, acc_t(1), maximum[r] + log_sum[r], sums.u_sum, sums.dense_sum);
         terms_.entropy[r] = terms_.entropy_value[r] = acc_t(0);
       }
     }
   }
 
   // log p of the target; for two targets or probabilities, the expectation over them.
-  acc_t target_log_prob(int64_t r, const RowSums<acc_t>& sums, acc_t shift) const {
+  acc_t target_log_prob(int64_t r, const RowSums<acc_t>& sums) const {
     const int64_t row = row_ + r;
-    if (p_.target == nullptr) return sums.dense_dot - taken(sums.dense_sum, sums.shifted_lse);
+    if (p_.target == nullptr) return sums.dense_dot - taken(sums.dense_sum, sums.log_sum);
     const auto log_prob = [&](const int64_t* target) {
       const int64_t y = target[row];
-      return y == p_.ignore_index ? acc_t(0) : logit_at(r, y) - shift - sums.shifted_lse;
+      return y == p_.ignore_index ? acc_t(0) : logit_at(r, y) - sums.maximum - sums.log_sum;
     };
     if (p_.target_b == nullptr) return log_prob(p_.target);
     const acc_t lam = p_.row_lam ? array(p_.row_lam)[row] : static_cast<acc_t>(p_.lam);
@@ -304,7 +307,6 @@ class Tile {
         g * softmax_coefficient(total, mass.presence, static_cast<acc_t>(p_.z_loss), lse);
     terms_.off[r] = g * mass.off;
     terms_.dense[r] = g * mass.dense;
-    terms_.lse[r] = lse;
     pick_a_[r] = g * mass.pick_a;
     pick_b_[r] = g * mass.pick_b;
   }
@@ -320,8 +322,8 @@ class Tile {
       }
     }
     for (int64_t g = 0; g < groups_; ++g) {
-      write_stat(u_sum_ + g * kGroupRows, sums[g].u_sum);
-      write_stat(shared_ + g * kGroupRows, sums[g].shared);
+      W::store(u_sum_ + g * kGroupRows, sums[g].u_sum);
+      W::store(shared_ + g * kGroupRows, sums[g].shared);
     }
   }
 
@@ -336,7 +338,7 @@ class Tile {
       }
     }
     for (int64_t g = 0; g < groups_; ++g) {
-      write_stat(dense_sum_ + g * kGroupRows, sums[g].dense_sum);
+      W::store(dense_sum_ + g * kGroupRows, sums[g].dense_sum);
     }
   }
 
@@ -348,31 +350,30 @@ class Tile {
     return static_cast<acc_t*>(gradient) + offset_[RowLayout::kGradient] + b * kBlock;
   }
 
-  // The gradient of block b, formed in float, then rounded and stored once.
-  void emit(int64_t b, void* gradient) {
-    const int64_t n = classes_of(b), first = b * kBlock;
+  void emit_all(void* gradient) {
+    const bool needs_logits = !std::all_of(kept_, kept_ + groups_, [](bool kept) { return kept; });
+    for (int64_t b = 0; b < blocks_; ++b) {
+      const Block z = needs_logits ? load_logits(b) : Block{nullptr, kRows, classes_of(b)};
+      if (p_.probabilities != nullptr) load_probabilities(b);
+      emit(b, z, gradient);
+    }
+  }
+
+  // The gradient of block b, formed in the arithmetic type, then rounded and stored once.
+  void emit(int64_t b, const Block& z, void* gradient) {
+    const int64_t n = z.classes, first = b * kBlock;
     acc_t* const in_place = written_in_place(gradient, b);
     acc_t* d = in_place != nullptr ? in_place : d_.get();
-    Block z{nullptr, kRows, n};
-    if (!keeps_exponentials_) {
-      z = load_logits(b);
-      if (p_.probabilities != nullptr) load_probabilities(b);
-    }
     for (int64_t g = 0; g < groups_; ++g) {
       const int64_t lane = g * kGroupRows;
-      if (keeps_exponentials_) {
-        const Stat reference = read_stat(references_.get() + b * kRows + lane);
-        const Stat factor = read_stat(terms_.softmax + lane) *
-                            exponential(reference - read_stat(terms_.lse + lane));
-        gradient_block<acc_t, columns>(exponentials_.get() + b * kBlockSize + lane, kRows, n,
-                                       factor, read_stat(terms_.off + lane), d + lane, kRows);
-      } else {
-        const BlockInputs<acc_t> in{offset_by(array(p_.class_mass), first),
-                                    offset_by(array(p_.weight), first),
-                                    q_ != nullptr ? q_.get() + lane : nullptr, p_.masked, entropy_};
-        gradient_block<acc_t, columns, kRows>(z.data + lane, z.step, n, terms_, lane, in, d + lane,
-                                              kRows);
-      }
+      const BlockInputs<acc_t> in{kept_[g] ? exponentials_.get() + b * kBlockSize + lane : nullptr,
+                                  offset_by(array(p_.class_mass), first),
+                                  offset_by(array(p_.weight), first),
+                                  q_ != nullptr ? q_.get() + lane : nullptr,
+                                  p_.masked,
+                                  entropy_};
+      gradient_block<acc_t, columns, kRows>(offset_by(z.data, lane), kRows, n, terms_, lane, in,
+                                            d + lane, kRows);
     }
     subtract_picks(d, first, n, p_.target, pick_a_);
     subtract_picks(d, first, n, p_.target_b, pick_b_);
@@ -436,12 +437,13 @@ class Tile {
   const bool plain_logits_;
   const bool keeps_exponentials_;
   const int64_t blocks_;
-  std::unique_ptr<acc_t[]> z_, q_, d_, exponentials_, references_;
+  std::unique_ptr<acc_t[]> z_, q_, d_, exponentials_;
   int64_t row_ = 0, rows_ = 0, groups_ = 0;
   int64_t offset_[RowLayout::kOperands] = {}, row_stride_[RowLayout::kOperands] = {};
   bool entropy_ = false;
+  bool kept_[kGroups] = {};  // the exponentials of this group of rows serve the gradient
   GradientTerms<acc_t, kRows> terms_;
-  alignas(64) acc_t u_sum_[kRows], shared_[kRows], dense_sum_[kRows];
+  alignas(64) acc_t u_sum_[kRows], shared_[kRows], dense_sum_[kRows], shift_[kRows];
   acc_t pick_a_[kRows], pick_b_[kRows], best_[kRows];
   int64_t argmax_[kRows];
 };

@@ -50,6 +50,17 @@ struct Walk {
                           : Vec::set(Vec(0), Vec::loadu(values + i, lanes), lanes);
   }
 
+  static Stat load(const acc_t* values) {
+    if constexpr (columns) return Vec::loadu(values);
+    return *values;
+  }
+  static void store(acc_t* to, const Stat& value) {
+    if constexpr (columns) {
+      value.store(to);
+    } else {
+      *to = value;
+    }
+  }
   static bool any(bool condition) { return condition; }
   static bool any(const Vec& condition) {
     return condition.zero_mask() != (1 << kSize) - 1;  // a lane whose bits are not all 0
@@ -92,19 +103,22 @@ struct OnlineSums {
   static constexpr acc_t kSlack = 40;  // exp(40) is 2e17: room for 1e21 of them in a float
 
   Stat reference = Stat(W::kMinusInfinity);  // while no finite logit was seen, 0 stands for it
-  Stat sum = Stat(0);                        // sum exp(z - reference)
-  Stat shift = Stat(0);                      // a constant near the logits: the first reference
-  Stat u_dot = Stat(0);                      // sum u (z - shift)
-  Stat u_sum = Stat(0);                      // sum u, where it depends on the row
+  Stat maximum = Stat(W::kMinusInfinity);
+  Stat sum = Stat(0);        // sum exp(z - reference)
+  Stat z_dot = Stat(0);      // sum exp(z - reference) (z - reference)
+  Stat shift = Stat(0);      // a constant near the logits: the first reference
+  Stat u_dot = Stat(0);      // sum u (z - shift)
+  Stat u_sum = Stat(0);      // sum u, where it depends on the row
   Stat shared = Stat(0);     // masked: how many classes, or how much prior, share the smoothing
   Stat dense_sum = Stat(0);  // sum w q
   Stat dense_dot = Stat(0);  // sum w q (z - shift)
-  Stat z_dot = Stat(0);      // sum exp(z - reference) (z - shift)
   bool started = false;
+  bool moved = false;  // blocks were summed relative to another reference
+  bool summed = false;
 
   // Adds a block, storing exp(z - reference) where `exponentials` is not null, and fetching
-  // `soon_written` into the cache. Returns the reference of the block.
-  Stat add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
+  // `soon_written` into the cache.
+  void add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
                         acc_t* exponentials, int64_t exponentials_step, const acc_t* soon_written) {
     if (!started) {
       reference = first_maximum(z, step, n);
@@ -112,14 +126,13 @@ struct OnlineSums {
       started = true;
     }
     for (;;) {
-      const Stat origin = where(reference == nothing(), Stat(0), reference);
-      const Vec origins(origin);
-      Vec e_sum(0), d_sum(0), maximum(W::kMinusInfinity);
+      const Vec origins(origin());
+      Vec e_sum(0), d_sum(0), largest(W::kMinusInfinity);
       W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
         const Vec d = v - origins;
         const Vec e = exponential(d);
         if (exponentials != nullptr) e.store(W::at(exponentials, exponentials_step, i));
-        maximum = W::larger(v, maximum);
+        largest = W::larger(v, largest);
         e_sum = e_sum + e;
         d_sum = d_sum + W::valid(d, lanes);
         if constexpr (!columns) {
@@ -127,23 +140,22 @@ struct OnlineSums {
           if (soon_written != nullptr) __builtin_prefetch(soon_written + i, /*write=*/1);
         }
       });
-      const Stat largest = W::max(maximum);
-      if (W::any(largest > reference + Stat(kSlack))) {
-        // Also where the reference was -inf. What was summed so far is rescaled; nothing is 0.
-        const Stat next = W::larger(largest, reference);
-        const Stat rescale = where(reference == nothing(), Stat(0), exponential(reference - next));
-        sum = sum * rescale;
-        z_dot = z_dot * rescale;
-        reference = next;
+      maximum = W::larger(W::max(largest), maximum);
+      if (W::any(maximum > reference + Stat(kSlack))) {
+        move_reference();
         continue;
       }
       sum = sum + W::sum(e_sum);
+      summed = true;
       if (sum_logits) {
-        u_dot = u_dot + W::sum(d_sum) + (origin - shift) * Stat(static_cast<acc_t>(n));
+        u_dot = u_dot + W::sum(d_sum) + (origin() - shift) * Stat(static_cast<acc_t>(n));
       }
-      return origin;
+      return;
     }
   }
+
+  // What exponentials are taken relative to.
+  Stat origin() const { return where(reference == nothing(), Stat(0), reference); }
 
   // As the unweighted sum of logits above, for masses that differ from class to class or leave out
   // infinite logits.
@@ -182,11 +194,12 @@ struct OnlineSums {
   }
 
   void add_entropy(const acc_t* z, int64_t step, int64_t n) {
-    const Vec origin(shift), subtrahend(where(reference == nothing(), Stat(0), reference));
+    const Vec origins(origin());
     Vec dot(0);
     W::each(z, step, n, [&](int64_t, const Vec& v, int64_t) {
-      const Vec e = exponential(v - subtrahend);
-      dot = dot + where(e == Vec(0), Vec(0), e * (v - origin));
+      const Vec d = v - origins;
+      const Vec e = exponential(d);
+      dot = dot + where(e == Vec(0), Vec(0), e * d);
     });
     z_dot = z_dot + W::sum(dot);
   }
@@ -195,31 +208,46 @@ struct OnlineSums {
   static Stat nothing() { return Stat(W::kMinusInfinity); }
   static Stat infinity() { return Stat(std::numeric_limits<acc_t>::infinity()); }
 
+  // The largest of the first logits: of a whole block of columns, of four vectors of a row.
   static Stat first_maximum(const acc_t* z, int64_t step, int64_t n) {
     Vec result(W::kMinusInfinity);
-    W::each(z, step, std::min(n, columns ? int64_t{4} : 4 * W::kSize),
+    W::each(z, step, columns ? n : std::min(n, 4 * W::kSize),
             [&](int64_t, const Vec& v, int64_t) { result = W::larger(v, result); });
     return W::max(result);
+  }
+
+  // To the maximum, also from -inf; what was summed so far is rescaled.
+  void move_reference() {
+    const Stat next = W::larger(maximum, reference);
+    const auto was_nothing = reference == nothing();
+    const Stat rescale = where(was_nothing, Stat(0), exponential(reference - next));
+    const Stat change = where(was_nothing, Stat(0), reference - next);
+    z_dot = (z_dot + sum * change) * rescale;
+    sum = sum * rescale;
+    reference = next;
+    moved = moved || summed;
   }
 };
 
 // The coefficients of the gradient in z of up to kRows rows, in the order of the lanes.
 template <typename acc_t, int64_t kRows>
 struct GradientTerms {
-  alignas(64) acc_t softmax[kRows];  // of p = softmax(z)
-  alignas(64) acc_t off[kRows];      // of -u
-  alignas(64) acc_t dense[kRows];    // of -w q
-  alignas(64) acc_t entropy[kRows];  // of -p (log p + H), the derivative of the entropy H
-  alignas(64) acc_t lse[kRows];
+  alignas(64) acc_t softmax[kRows];        // of p = softmax(z)
+  alignas(64) acc_t off[kRows];            // of -u
+  alignas(64) acc_t dense[kRows];          // of -w q
+  alignas(64) acc_t entropy[kRows];        // of -p (log p + H), the derivative of the entropy H
   alignas(64) acc_t entropy_value[kRows];  // H
+  alignas(64) acc_t reference[kRows];      // p = exp(z - reference) / sum
+  alignas(64) acc_t sum[kRows];
 };
 
 // What the gradient of a block depends on beside the terms of its rows.
 template <typename acc_t>
 struct BlockInputs {
-  const acc_t* u = nullptr;       // null: ones
-  const acc_t* weight = nullptr;  // null: ones
-  const acc_t* q = nullptr;       // null: no probabilities
+  const acc_t* exponentials = nullptr;  // exp(z - reference) if they were kept
+  const acc_t* u = nullptr;             // null: ones
+  const acc_t* weight = nullptr;        // null: ones
+  const acc_t* q = nullptr;             // null: no probabilities
   bool masked = false;
   bool entropy = false;
 };
@@ -231,43 +259,41 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
                     const BlockInputs<acc_t>& in, acc_t* out, int64_t out_step) {
   using W = Walk<acc_t, columns>;
   using Vec = typename W::Vec;
-  const auto of_rows = [lane](const acc_t* values) {
-    if constexpr (columns) return Vec::loadu(values + lane);
-    return Vec(values[lane]);
-  };
-  const Vec softmax = of_rows(terms.softmax), off = of_rows(terms.off), lse = of_rows(terms.lse);
-  const Vec dense = of_rows(terms.dense), entropy = of_rows(terms.entropy);
-  const Vec entropy_value = of_rows(terms.entropy_value);
+  using Stat = typename W::Stat;
+  const auto of_rows = [lane](const acc_t* values) { return W::load(values + lane); };
+  const Stat sum = of_rows(terms.sum);
+  const Vec factors(of_rows(terms.softmax) / sum), offs(of_rows(terms.off));
+  if (in.exponentials != nullptr) {
+    W::each(in.exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
+      at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
+      if constexpr (!columns) __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
+    });
+    return;
+  }
+  const Vec references(of_rows(terms.reference)), log_sums(logarithm(sum)), sums(sum);
+  const Vec dense(of_rows(terms.dense)), entropy(of_rows(terms.entropy));
+  const Vec entropy_value(of_rows(terms.entropy_value));
   W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
-    const Vec log_p = v - lse;
-    const Vec p = exponential(log_p);
-    Vec d = softmax * p;
-    if (in.entropy) d = d - where(p == Vec(0), Vec(0), entropy * p * (log_p + entropy_value));
-    Vec mass = in.u != nullptr ? off * W::per_class(in.u, i, lanes) : off;
+    const Vec log_e = v - references;
+    const Vec e = exponential(log_e);
+    Vec mass = in.u != nullptr ? offs * W::per_class(in.u, i, lanes) : offs;
     if (in.masked) mass = where(v == Vec(W::kMinusInfinity), Vec(0), mass);
-    d = d - mass;
+    Vec d = at::vec::fmsub(e, factors, mass);
+    if (in.entropy) {
+      const Vec p = e / sums;
+      const Vec log_p = log_e - log_sums;
+      d = d - where(p == Vec(0), Vec(0), entropy * p * (log_p + entropy_value));
+    }
     if (in.q != nullptr) {
       Vec share = dense * Vec::loadu(in.q + (columns ? i * step : i), lanes);
       if (in.weight != nullptr) share = share * W::per_class(in.weight, i, lanes);
       d = d - share;
     }
     d.store(W::at(out, out_step, i), static_cast<int>(lanes));
-    if constexpr (!columns) __builtin_prefetch(z + i + kReadAhead, /*write=*/0, /*locality=*/0);
-  });
-}
-
-// The same where exp(z - reference) is at hand and nothing but smoothing is wanted: `factor` is the
-// softmax coefficient times exp(reference - lse).
-template <typename acc_t, bool columns>
-void gradient_block(const acc_t* exponentials, int64_t step, int64_t n,
-                    typename Walk<acc_t, columns>::Stat factor,
-                    typename Walk<acc_t, columns>::Stat off, acc_t* out, int64_t out_step) {
-  using W = Walk<acc_t, columns>;
-  using Vec = typename W::Vec;
-  const Vec factors(factor), offs(off);
-  W::each(exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
-    at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
-    if constexpr (!columns) __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
+    if constexpr (!columns) {
+      __builtin_prefetch(z + i + kReadAhead);
+      __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
+    }
   });
 }
 

@@ -18,7 +18,7 @@ _FORWARD = torch.ops.pyext.cross_entropy.default
 _BACKWARD = torch.ops.pyext.cross_entropy_backward.default
 
 # What holds one value per row, or per logit. All else is shared by the rows of a call.
-_OF_ROWS = ("input", "target", "row_smoothing", "grad_lse", "grad_entropy", "lse", "entropy")
+_OF_ROWS = ("input", "target", "row_smoothing", "grad_lse", "grad_entropy", "normalizer", "entropy")
 
 
 class _Batch:
@@ -100,16 +100,17 @@ def _(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     batch = _Batch(_FORWARD, info.batch_size, in_dims, values, keywords)
     if not batch.folds():
-        outputs = zip(*batch.one_by_one(), strict=True)
-        return tuple(torch.stack(examples) for examples in outputs), (0, 0, 0, 0, 0)
-    losses, *stats = batch.folded()
+        outputs = [torch.stack(examples) for examples in zip(*batch.one_by_one(), strict=True)]
+        return tuple(outputs), (0,) * len(outputs)
+    losses, normalizer, *stats = batch.folded()
     loss = batch.unfold(losses)
     if batch.arguments["reduction"] != "none":
         loss = batch.per_example(loss).sum(1) / batch.denominators()
     loss = loss.to(batch.arguments["out_dtype"] or loss.dtype)
     if batch.arguments["return_stats"]:
-        return (loss, *map(batch.unfold, stats)), (0, 0, 0, 0, 0)
-    return (loss, batch.unfold(stats[0]), *stats[1:]), (0, 0, None, None, None)
+        stats = [batch.unfold(x) for x in stats]
+    dim = 0 if batch.arguments["return_stats"] else None
+    return (loss, batch.unfold(normalizer), *stats), (0, 0, *[dim] * len(stats))
 
 
 @torch.library.register_vmap("pyext::cross_entropy_backward")

@@ -123,7 +123,7 @@ def cross_entropy(
         label_smoothing, row_smoothing = 0.0, label_smoothing
     if isinstance(smoothing, Tensor):
         smoothing, prior = "prior", smoothing
-    loss, *stats = torch.ops.pyext.cross_entropy.default(
+    loss, _, *stats = torch.ops.pyext.cross_entropy.default(
         input,
         target,
         weight,
@@ -209,7 +209,7 @@ def mixup_cross_entropy(
         smoothing, prior = "prior", smoothing
     if isinstance(lam, Tensor):
         lam, row_lam = 1.0, lam
-    loss, *stats = torch.ops.pyext.cross_entropy.default(
+    loss, _, *stats = torch.ops.pyext.cross_entropy.default(
         input,
         target_a,
         weight,
@@ -254,7 +254,8 @@ def _(input: Tensor, target: Tensor, *values: object, **keywords: object) -> tup
         input.new_empty(
             rows if options["reduction"] == "none" else [], dtype=options["out_dtype"] or dtype
         ),
-        input.new_empty(rows, dtype=dtype),
+        input.new_empty([*rows, 2], dtype=dtype),
+        input.new_empty(stats_rows, dtype=dtype),
         input.new_empty(stats_rows, dtype=dtype),
         input.new_empty(stats_rows, dtype=dtype),
         input.new_empty(stats_rows, dtype=torch.int64),
