@@ -6,6 +6,8 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include "huge_pages.h"
+
 namespace pyext {
 
 KernelStub<void(at::TensorIteratorBase&, double)> signed_sqrt_stub("signed_sqrt");
@@ -18,7 +20,9 @@ namespace {
 void compute(at::Tensor& out, const at::Tensor& self, double eps) {
   TORCH_CHECK_VALUE(eps >= 0, "signed_sqrt: expected eps >= 0, got ", eps);
   const at::OptionalDeviceGuard guard(at::device_of(self));
+  const bool fresh = !out.defined();
   auto iter = at::TensorIterator::unary_float_op(out, self);
+  if (fresh) advise_huge_pages(iter.output());
   signed_sqrt_stub(iter.device_type(), iter, eps);
   out = iter.output();
 }
@@ -43,6 +47,7 @@ at::Tensor backward_entry(const at::Tensor& grad, const at::Tensor& result) {
   const at::OptionalDeviceGuard guard(at::device_of(result));
   at::Tensor out;
   auto iter = at::TensorIterator::binary_op(out, grad, result);
+  advise_huge_pages(iter.output());
   signed_sqrt_backward_stub(iter.device_type(), iter);
   return iter.output();
 }

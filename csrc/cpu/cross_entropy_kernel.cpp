@@ -242,18 +242,17 @@ class Tile {
     for (int64_t g = 0; g < groups_; ++g) {
       const Sums& s = groups[g];
       const int64_t lane = g * kGroupRows;
-      // From sums relative to the reference and the shift to sums relative to the maximum.
-      const Stat to_maximum = s.shift - s.maximum;
-      const Stat log_of_sum = logarithm(s.sum * exponential(s.reference - s.maximum));
+      // From sums relative to the reference to sums relative to the maximum.
+      const Stat to_maximum = s.origin() - s.maximum;
+      const Stat log_of_sum = logarithm(s.sum * exponential(to_maximum));
       W::store(maximum + lane, s.maximum);
       W::store(log_sum + lane, log_of_sum);
-      W::store(u_dot + lane, s.u_dot);
+      W::store(u_dot + lane, s.u_dot + s.u_sum * to_maximum);
       W::store(u_sum_ + lane, s.u_sum);
       W::store(shared_ + lane, s.shared);
       W::store(dense_sum_ + lane, s.dense_sum);
       W::store(dense_dot + lane, s.dense_dot + s.dense_sum * to_maximum);
-      W::store(shift_ + lane, to_maximum);
-      W::store(entropy + lane, log_of_sum - (s.z_dot / s.sum + (s.reference - s.maximum)));
+      W::store(entropy + lane, log_of_sum - (s.z_dot / s.sum + to_maximum));
       W::store(terms_.reference + lane, s.origin());
       W::store(terms_.sum + lane, s.sum);
       kept_[g] = keeps_exponentials_ && !s.moved;
@@ -267,7 +266,7 @@ class Tile {
       const RowSums<acc_t> sums{maximum[r],
                                 log_sum[r],
                                 u_sum(r),
-                                u_dot[r] + u_sum(r) * shift_[r],
+                                u_dot[r],
                                 dense_sum_[r],
                                 dense_dot[r],
                                 picked(p_.target, mass.pick_a),
@@ -443,7 +442,7 @@ class Tile {
   bool entropy_ = false;
   bool kept_[kGroups] = {};  // the exponentials of this group of rows serve the gradient
   GradientTerms<acc_t, kRows> terms_;
-  alignas(64) acc_t u_sum_[kRows], shared_[kRows], dense_sum_[kRows], shift_[kRows];
+  alignas(64) acc_t u_sum_[kRows], shared_[kRows], dense_sum_[kRows];
   acc_t pick_a_[kRows], pick_b_[kRows], best_[kRows];
   int64_t argmax_[kRows];
 };

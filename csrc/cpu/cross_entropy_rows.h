@@ -106,12 +106,11 @@ struct OnlineSums {
   Stat maximum = Stat(W::kMinusInfinity);
   Stat sum = Stat(0);        // sum exp(z - reference)
   Stat z_dot = Stat(0);      // sum exp(z - reference) (z - reference)
-  Stat shift = Stat(0);      // a constant near the logits: the first reference
-  Stat u_dot = Stat(0);      // sum u (z - shift)
-  Stat u_sum = Stat(0);      // sum u, where it depends on the row
+  Stat u_dot = Stat(0);      // sum u (z - reference)
+  Stat u_sum = Stat(0);      // sum u, of the classes so far
   Stat shared = Stat(0);     // masked: how many classes, or how much prior, share the smoothing
   Stat dense_sum = Stat(0);  // sum w q
-  Stat dense_dot = Stat(0);  // sum w q (z - shift)
+  Stat dense_dot = Stat(0);  // sum w q (z - reference)
   bool started = false;
   bool moved = false;  // blocks were summed relative to another reference
   bool summed = false;
@@ -122,7 +121,6 @@ struct OnlineSums {
                         acc_t* exponentials, int64_t exponentials_step, const acc_t* soon_written) {
     if (!started) {
       reference = first_maximum(z, step, n);
-      shift = where(absolute(reference) == infinity(), Stat(0), reference);
       started = true;
     }
     for (;;) {
@@ -148,7 +146,8 @@ struct OnlineSums {
       sum = sum + W::sum(e_sum);
       summed = true;
       if (sum_logits) {
-        u_dot = u_dot + W::sum(d_sum) + (origin() - shift) * Stat(static_cast<acc_t>(n));
+        u_dot = u_dot + W::sum(d_sum);
+        u_sum = u_sum + Stat(static_cast<acc_t>(n));
       }
       return;
     }
@@ -161,13 +160,13 @@ struct OnlineSums {
   // infinite logits.
   void add_masses(const acc_t* z, int64_t step, int64_t n, const acc_t* u, const acc_t* prior,
                   bool masked) {
-    const Vec origin(shift), nothing(W::kMinusInfinity);
+    const Vec origins(origin()), nothing(W::kMinusInfinity);
     Vec dot(0), total(0), sharing(0);
     W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
       const Vec ones(1);
       const Vec mass = u != nullptr ? W::per_class(u, i, lanes) : ones;
       const Vec share = prior != nullptr ? W::per_class(prior, i, lanes) : ones;
-      const Vec term = mass * (v - origin);
+      const Vec term = mass * (v - origins);
       const auto left_out = v == nothing;
       dot = dot + W::valid(masked ? where(left_out, Vec(0), term) : term, lanes);
       total = total + W::valid(masked ? where(left_out, Vec(0), mass) : mass, lanes);
@@ -181,13 +180,13 @@ struct OnlineSums {
   // A probability of 0 takes nothing, also from an infinite logit.
   void add_probabilities(const acc_t* z, int64_t step, int64_t n, const acc_t* q,
                          const acc_t* weight) {
-    const Vec origin(shift);
+    const Vec origins(origin());
     Vec dot(0), total(0);
     W::each(z, step, n, [&](int64_t i, const Vec& v, int64_t lanes) {
       Vec mass = W::valid(Vec::loadu(q + (columns ? i * step : i), lanes), lanes);
       if (weight != nullptr) mass = mass * W::per_class(weight, i, lanes);
       total = total + mass;
-      dot = dot + where(mass == Vec(0), Vec(0), mass * (v - origin));
+      dot = dot + where(mass == Vec(0), Vec(0), mass * (v - origins));
     });
     dense_sum = dense_sum + W::sum(total);
     dense_dot = dense_dot + W::sum(dot);
@@ -206,7 +205,6 @@ struct OnlineSums {
 
  private:
   static Stat nothing() { return Stat(W::kMinusInfinity); }
-  static Stat infinity() { return Stat(std::numeric_limits<acc_t>::infinity()); }
 
   // The largest of the first logits: of a whole block of columns, of four vectors of a row.
   static Stat first_maximum(const acc_t* z, int64_t step, int64_t n) {
@@ -216,14 +214,15 @@ struct OnlineSums {
     return W::max(result);
   }
 
-  // To the maximum, also from -inf; what was summed so far is rescaled.
+  // To the maximum, also from -inf; what was summed so far follows.
   void move_reference() {
     const Stat next = W::larger(maximum, reference);
-    const auto was_nothing = reference == nothing();
-    const Stat rescale = where(was_nothing, Stat(0), exponential(reference - next));
-    const Stat change = where(was_nothing, Stat(0), reference - next);
+    const Stat change = origin() - next;
+    const Stat rescale = where(reference == nothing(), Stat(0), exponential(change));
     z_dot = (z_dot + sum * change) * rescale;
     sum = sum * rescale;
+    u_dot = u_dot + u_sum * change;
+    dense_dot = dense_dot + dense_sum * change;
     reference = next;
     moved = moved || summed;
   }
