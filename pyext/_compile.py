@@ -9,15 +9,17 @@ lets ninja write to file descriptor 1, and because importing it is slow.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-LIBRARY_MARK = "pyext: library"
-
 
 def main(request: dict[str, Any]) -> None:
-    """Builds `request["libraries"]` in turn, each in its own working folder."""
+    """Builds `request["libraries"]` at once, each in its own working folder."""
     # The caller's path: torch may have been found by an edit of it, and the first entry, the folder
     # of this script, would offer pyext's files as top-level modules.
     sys.path[:] = request["sys_path"]
@@ -27,11 +29,22 @@ def main(request: dict[str, Any]) -> None:
     # cpp_extension.load() loads what it has built. Here it must not: one process would hold kernels
     # for several instruction sets, and this machine may lack some of them.
     torch.ops.load_library = lambda _: None  # type: ignore[method-assign]
-    for library in request["libraries"]:
-        print(f"{LIBRARY_MARK} {library['name']}", flush=True)
+
+    def build(library: dict[str, Any]) -> None:
         # Left by a killed build; the caller's lock says that no other process is here.
         Path(library["build_directory"], "lock").unlink(missing_ok=True)
         cpp_extension.load(**library, is_python_module=False, verbose=True)
+
+    libraries = request["libraries"]
+    jobs = int(os.environ.get("MAX_JOBS") or len(os.sched_getaffinity(0)) + 1)
+    lanes = min(jobs, len(libraries))
+    os.environ["MAX_JOBS"] = str(jobs // lanes)  # cpp_extension hands it to each ninja
+    with ThreadPoolExecutor(lanes) as pool:
+        for done in as_completed([pool.submit(build, library) for library in libraries]):
+            if error := done.exception():
+                traceback.print_exception(error)
+                sys.stderr.flush()
+                os.killpg(0, signal.SIGTERM)  # the other ninjas would finish first
 
 
 if __name__ == "__main__":

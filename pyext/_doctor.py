@@ -174,7 +174,7 @@ def _cache_finding(needed: bool) -> Finding:
     except LoadError as error:
         return Finding.of("cache", str(root), error)
     builds = len(_cache.published(root))
-    return Finding("cache", f"{root} ({builds} builds, {_cache.size(root) / 1e6:.0f} MB)")
+    return Finding("cache", f"{root}, builds: {builds}, MB: {_cache.size(root) / 1e6:.0f}")
 
 
 def _module() -> Any:

@@ -118,8 +118,9 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         title = f"compiling for torch {torch.__version__}, {', '.join(sets)}"
         title += f", CUDA {', '.join(target.cuda)}" if target.cuda else ""
         log = work / "build.log"
-        steps = {library.name: len(library.sources) + 1 for library in libraries}
+        steps = sum(len(library.sources) + 1 for library in libraries)
         request = {"sys_path": sys.path, "libraries": [_arguments(one, work) for one in libraries]}
+        _stand_in(work, compiler)
         (work / "request.json").write_text(json.dumps(request, indent=2))
         environment = os.environ | _environment(compiler, ninja, target)
         with BuildProgress(steps, title) as progress:
@@ -202,7 +203,7 @@ def _arguments(library: Library, work: Path) -> dict[str, Any]:
     flags = [_quote(flag) for flag in (*library.flags, *headers)]
     links = [_quote(flag) for flag in library.link_flags]
     if library.links_core:
-        links.append(f"-L{_quote(str(work / _libraries.CORE))}")
+        links.append(f"-L{_quote(str(work / 'stand_in'))}")
     return {
         "name": library.name,
         "sources": _distinct(library.sources, folder),
@@ -212,6 +213,22 @@ def _arguments(library: Library, work: Path) -> dict[str, Any]:
         "build_directory": str(folder),
         "with_cuda": library.cuda,
     }
+
+
+def _stand_in(work: Path, compiler: Compiler) -> None:
+    """Makes an empty libpyext.so for the others to link, so that all can be built at once."""
+    folder = work / "stand_in"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    library = f"{_libraries.CORE}.so"
+    command = [compiler.command, "-shared", "-x", "c++", os.devnull, f"-Wl,-soname,{library}", "-o"]
+    done = subprocess.run(
+        [*command, str(folder / library)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LoadError(
+            f"The compiler {compiler.command} cannot link: {_toolchain.first_error(done.stderr)}",
+            "Install it completely (Debian, Ubuntu: `apt install build-essential`), or set CXX.",
+        )
 
 
 def _distinct(sources: Sequence[Path], folder: Path) -> list[str]:

@@ -58,7 +58,8 @@ class Library:
         if not self.links_core:
             # The soname lets the other libraries find it as already loaded, wherever it lies.
             return ("-Wl,--as-needed", f"-Wl,-soname,{CORE}.so")
-        return ("-Wl,--as-needed", "-Wl,-rpath,$ORIGIN", f"-l:{CORE}.so")
+        core = ("-Wl,--no-as-needed", f"-l:{CORE}.so", "-Wl,--as-needed")
+        return (*core, "-Wl,-rpath,$ORIGIN")
 
 
 def source_root() -> Path:

@@ -61,7 +61,8 @@ def load() -> None:
     try:
         choice = choose()
         if choice.mismatch:
-            warnings.warn(f"pyext was {choice.mismatch}; compiling it for this one", stacklevel=3)
+            what = f"pyext was {choice.mismatch}: it is compiled for this one instead"
+            warnings.warn(what, stacklevel=3)
         folder = choice.folder
         if folder is None:
             root = _libraries.source_root()

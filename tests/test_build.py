@@ -6,13 +6,14 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.tiny_package import IMPORT, TinyPackage, make_package, make_sources, script
+from tests.tiny_package import CHECKOUT, IMPORT, TinyPackage, make_package, make_sources, script
 
 pytestmark = pytest.mark.build
 
@@ -139,6 +140,19 @@ def test_ctrl_c_ends_the_compilers(tiny: TinyPackage, tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in stderr
     time.sleep(1.5)
     assert not (tmp_path / "done").exists()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_importing_does_not_start_cuda() -> None:
+    """A process in which CUDA has started cannot fork workers that use it."""
+    code = (
+        "import os, torch, pyext\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    os._exit(pyext.signed_sqrt(torch.ones(1, device='cuda'), eps=0.0).item() != 1)\n"
+        "raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False).returncode == 0
 
 
 # ---- what can be wrong with the machine ----

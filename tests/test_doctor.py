@@ -37,7 +37,7 @@ def test_doctor_before_and_after_the_first_build(tiny: TinyPackage) -> None:
     assert built.returncode == 0, built.stderr
     after = findings(tiny, exit_code=0)
     assert f"loaded from {built.stdout.strip()}" in after["libraries"]["fact"]
-    assert "(1 builds" in after["cache"]["fact"]
+    assert "builds: 1" in after["cache"]["fact"]
 
 
 def test_doctor_prints_problem_and_remedy(tiny: TinyPackage) -> None:
