@@ -249,34 +249,44 @@ struct CrossEntropyCotangents {
   const void* saved_entropy = nullptr;
 };
 
-// The masses of row `row`. `shared` is the number of classes that share the smoothing (C unless
-// masked) or, for a prior, the sum of their prior. An index out of range is not read with (CUDA).
+// What smoothing makes of row `row`. `shared` is the number of classes that share it (all, unless
+// masked) or, for a prior, the sum of their prior.
 template <typename T>
-PYEXT_HOST_DEVICE RowMasses<T> row_masses(const CrossEntropyProblem& p, int64_t row, T shared) {
-  const T* weight = static_cast<const T*>(p.weight);
-  const T* scales = static_cast<const T*>(p.scales);
+PYEXT_HOST_DEVICE Masses<T> smoothing_masses(const CrossEntropyProblem& p, int64_t row, T shared) {
   const T eps = p.row_smoothing ? static_cast<const T*>(p.row_smoothing)[row]
                                 : static_cast<T>(p.label_smoothing);
   const Masses<T> mass = masses(p.smoothing, eps, shared);
-  const T off = eps == T(0) ? T(0) : mass.off;
-  if (p.target == nullptr) return {T(0), T(0), off * scales[0], mass.peak * scales[0], scales[0]};
-  T lam = T(1);
-  if (p.target_b != nullptr) {
-    lam = p.row_lam ? static_cast<const T*>(p.row_lam)[row] : static_cast<T>(p.lam);
+  return {mass.peak, eps == T(0) ? T(0) : mass.off};
+}
+
+// The masses of row `row`. An index out of range is not read with (CUDA).
+template <typename T>
+PYEXT_HOST_DEVICE RowMasses<T> row_masses(const CrossEntropyProblem& p, int64_t row,
+                                          const Masses<T>& mass) {
+  const T* weight = static_cast<const T*>(p.weight);
+  const T* scales = static_cast<const T*>(p.scales);
+  if (p.target == nullptr) {
+    return {T(0), T(0), mass.off * scales[0], mass.peak * scales[0], scales[0]};
   }
-  T pick[2] = {T(0), T(0)};
   T presence = T(0);
-  const int64_t* targets[2] = {p.target, p.target_b};
-  const T lams[2] = {lam, T(1) - lam};
-  for (int k = 0; k < 2; ++k) {
-    if (targets[k] == nullptr) continue;
-    const int64_t y = targets[k][row];
-    if (y == p.ignore_index || y < 0 || y >= p.classes) continue;
-    const T share = lams[k] * scales[k];
-    pick[k] = share * mass.peak * (weight ? weight[y] : T(1));
+  const auto pick = [&](const int64_t* target, T share) {
+    const int64_t y = target[row];
+    if (y == p.ignore_index || y < 0 || y >= p.classes) return T(0);
     presence += share;
+    return share * mass.peak * (weight ? weight[y] : T(1));
+  };
+  if (p.target_b == nullptr) {
+    const T picked = pick(p.target, scales[0]);
+    return {picked, T(0), mass.off * presence, T(0), presence};
   }
-  return {pick[0], pick[1], off * presence, T(0), presence};
+  const T lam = p.row_lam ? static_cast<const T*>(p.row_lam)[row] : static_cast<T>(p.lam);
+  const T a = pick(p.target, lam * scales[0]), b = pick(p.target_b, (T(1) - lam) * scales[1]);
+  return {a, b, mass.off * presence, T(0), presence};
+}
+
+template <typename T>
+PYEXT_HOST_DEVICE RowMasses<T> row_masses(const CrossEntropyProblem& p, int64_t row, T shared) {
+  return row_masses(p, row, smoothing_masses(p, row, shared));
 }
 
 extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)> cross_entropy_stub;

@@ -18,7 +18,7 @@ namespace {
 constexpr int64_t kTileRows = 64;
 constexpr int64_t kRowBlock = 2048;     // classes; 8 KiB of float logits stay in the first cache
 constexpr int64_t kColumnBlock = 64;    // classes of 64 rows, 16 KiB
-constexpr int64_t kFewClasses = 32;     // fewer do not fill vectors along a row
+constexpr int64_t kFewClasses = 64;     // fewer do not fill vectors along a row
 constexpr int64_t kShortRow = 1 << 16;  // classes; logits, exponentials and gradient fit in L2
 constexpr int64_t kElementsPerTask = 1 << 15;
 
@@ -42,6 +42,7 @@ class Tile {
         keeps_exponentials_(forward_makes_gradient && plain_logits_ && p.class_mass == nullptr &&
                             !p.masked && p.target != nullptr),
         blocks_((p.classes + kBlock - 1) / kBlock),
+        common_masses_(smoothing_masses(p, 0, p.prior != nullptr ? acc_t(1) : acc_t(p.classes))),
         z_(new acc_t[kBlockSize + W::kSize]),
         q_(p.probabilities != nullptr ? new acc_t[kBlockSize + W::kSize] : nullptr),
         d_(new acc_t[kBlockSize + W::kSize]) {
@@ -99,7 +100,7 @@ class Tile {
     if (p_.probabilities != nullptr) sum_probabilities();
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t i = row + r;
-      const RowMasses<acc_t> mass = row_masses(p_, i, shared(r));
+      const RowMasses<acc_t> mass = masses_of(r);
       const acc_t g = in.loss ? array(in.loss)[i * in.loss_stride] : acc_t(0);
       terms_.reference[r] = array(in.saved_normalizer)[2 * i];
       terms_.sum[r] = array(in.saved_normalizer)[2 * i + 1];
@@ -164,6 +165,12 @@ class Tile {
     return true;
   }
 
+  RowMasses<acc_t> masses_of(int64_t r) const {
+    const bool differ = p_.masked || p_.row_smoothing != nullptr;
+    return row_masses(p_, row_ + r,
+                      differ ? smoothing_masses(p_, row_ + r, shared(r)) : common_masses_);
+  }
+
   // Classes that share the smoothing, or their prior.
   acc_t shared(int64_t r) const {
     if (p_.masked) return shared_[r];
@@ -179,20 +186,40 @@ class Tile {
 
   // The values of one operand for block b, in the arithmetic type, at to[class * kRows + row].
   void load(acc_t* to, RowLayout::Operand operand, const void* tensor, at::ScalarType dtype,
-            int64_t b) const {
+            int64_t b) {
     const int64_t n = classes_of(b), class_stride = p_.layout.class_stride[operand];
+    const int64_t row_stride = row_stride_[operand];
     const int64_t offset = offset_[operand] + b * kBlock * class_stride;
-    if constexpr (!columns) {
-      load_run(to, tensor, dtype, offset, class_stride, n);
-    } else {
-      dispatch_dtype(dtype, [&](auto zero) {
-        const auto* from = static_cast<const decltype(zero)*>(tensor) + offset;
-        for (int64_t c = 0; c < n; ++c) {
-          load_run(to + c * kRows, from + c * class_stride, row_stride_[operand], rows_);
-          std::fill_n(to + c * kRows + rows_, kRows - rows_, acc_t(0));
+    dispatch_dtype(dtype, [&](auto zero) {
+      using scalar_t = decltype(zero);
+      const auto* from = static_cast<const scalar_t*>(tensor) + offset;
+      if constexpr (!columns) {
+        load_run(to, from, class_stride, n);
+      } else {
+        // The lanes of rows that are not there are computed with too.
+        if (rows_ < kRows) std::fill_n(to, n * kRows, acc_t(0));
+        if (class_stride == 1 && row_stride != 1) {
+          if constexpr (std::is_same_v<scalar_t, acc_t>) {
+            transpose(from, row_stride, to, kRows, rows_, n);
+          } else {
+            for (int64_t r = 0; r < rows_; ++r) {
+              load_run(d_.get() + r * kBlock, from + r * row_stride, 1, n);
+            }
+            transpose(d_.get(), kBlock, to, kRows, rows_, n);
+          }
+          return;
         }
-      });
-    }
+        // What comes next is the next classes, or the next rows where these are all classes.
+        const int64_t ahead = blocks_ > 1 ? n * class_stride : kRows * row_stride;
+        for (int64_t c = 0; c < n; ++c) {
+          const auto* run = from + c * class_stride;
+          for (int64_t r = 0; r < kRows; r += 64 / sizeof(scalar_t)) {
+            __builtin_prefetch(run + ahead + r);
+          }
+          load_run(to + c * kRows, run, row_stride, rows_);
+        }
+      }
+    });
   }
 
   Block load_logits(int64_t b) {
@@ -216,6 +243,7 @@ class Tile {
                              p_.capped);
   }
   acc_t logit_at(int64_t r, int64_t y) const {
+    if (columns && blocks_ == 1) return z_[y * kRows + r];  // still there
     const int64_t offset = offset_[RowLayout::kInput] + r * row_stride_[RowLayout::kInput] +
                            y * p_.layout.class_stride[RowLayout::kInput];
     return transformed(load_one<acc_t>(p_.input, p_.dtype, offset));
@@ -259,7 +287,7 @@ class Tile {
     }
     for (int64_t r = 0; r < rows_; ++r) {
       const int64_t row = row_ + r;
-      const RowMasses<acc_t> mass = row_masses(p_, row, shared(r));
+      const RowMasses<acc_t> mass = masses_of(r);
       const auto picked = [&](const int64_t* target, acc_t pick) {
         return pick != acc_t(0) ? logit_at(r, target[row]) - maximum[r] : acc_t(0);
       };
@@ -395,15 +423,24 @@ class Tile {
     }
   }
 
-  void store_gradient(const acc_t* d, int64_t first, int64_t n, void* gradient) const {
+  void store_gradient(const acc_t* d, int64_t first, int64_t n, void* gradient) {
     const int64_t class_stride = p_.layout.class_stride[RowLayout::kGradient];
+    const int64_t row_stride = row_stride_[RowLayout::kGradient];
     const int64_t offset = offset_[RowLayout::kGradient] + first * class_stride;
     if constexpr (!columns) {
       store_run(gradient, p_.dtype, offset, class_stride, n, d);
+    } else if (class_stride == 1 && row_stride != 1) {
+      if (same_dtype()) {
+        transpose(d, kRows, static_cast<acc_t*>(gradient) + offset, row_stride, n, rows_);
+        return;
+      }
+      transpose(d, kRows, z_.get(), kBlock, n, rows_);
+      for (int64_t r = 0; r < rows_; ++r) {
+        store_run(gradient, p_.dtype, offset + r * row_stride, 1, n, z_.get() + r * kBlock);
+      }
     } else {
       for (int64_t c = 0; c < n; ++c) {
-        store_run(gradient, p_.dtype, offset + c * class_stride, row_stride_[RowLayout::kGradient],
-                  rows_, d + c * kRows);
+        store_run(gradient, p_.dtype, offset + c * class_stride, row_stride, rows_, d + c * kRows);
       }
     }
   }
@@ -436,6 +473,7 @@ class Tile {
   const bool plain_logits_;
   const bool keeps_exponentials_;
   const int64_t blocks_;
+  const Masses<acc_t> common_masses_;  // of all rows, unless these differ
   std::unique_ptr<acc_t[]> z_, q_, d_, exponentials_;
   int64_t row_ = 0, rows_ = 0, groups_ = 0;
   int64_t offset_[RowLayout::kOperands] = {}, row_stride_[RowLayout::kOperands] = {};
