@@ -1,0 +1,93 @@
+# `make demo` and `make test` need Python >= 3.10, a C++ compiler and make; the rest is set up in
+# .venv. Only `make gpu` uses the Python that is there, with the torch that it has.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+# pip takes the CUDA build of torch. For the much smaller CPU build:
+#   make demo TORCH="torch==2.13.0 --extra-index-url INDEX"
+
+VENV := .venv
+PY := $(VENV)/bin/python
+CXX_FILES := $(shell find csrc cuda examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+# Prints the instruction sets below the best that this processor has.
+define LOWER_SETS
+from pyext import _jit, _libraries
+root = _libraries.source_root()
+known, best = _libraries.instruction_sets(root), _jit.this_machine(root).instruction_sets[0]
+print(*reversed(known[: known.index(best)]))
+endef
+export LOWER_SETS
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint format gpu clean cuda-sources FORCE
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: $(VENV)/.ready-demo ## Train two small models with torch's ops and with pyext's, write demo.png
+	@$(PY) -m examples.demo
+
+test: $(VENV)/.ready-dev lint ## Build, run all tests for every instruction set, lint, compile CUDA
+	PYEXT_WERROR=1 $(PY) -m pyext build --isa all
+	$(PY) -m pytest --doctest-glob='*.md' README.md tests
+	@for isa in $$($(PY) -c "$$LOWER_SETS"); do \
+	    echo "ATEN_CPU_CAPABILITY=$$isa"; \
+	    ATEN_CPU_CAPABILITY=$$isa $(PY) -m pytest -m 'not once and not build' tests || exit 1; \
+	done
+	@$(MAKE) --no-print-directory cuda-sources
+
+bench: $(VENV)/.ready-dev ## Measure every op beside torch's, write benchmarks/results and README
+	@$(PY) -m benchmarks
+	@$(PY) -m benchmarks report
+
+lint: $(VENV)/.ready-dev ## Check style and types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(VENV)/bin/clang-format --dry-run -Werror $(CXX_FILES)
+	$(PY) -m mypy
+
+format: $(VENV)/.ready-dev ## Bring all files into shape
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(CXX_FILES)
+
+gpu: ## With an NVIDIA GPU and torch in python3: build, run the CUDA tests and benchmarks; no network
+	$(PYTHON) -m pyext build --cuda
+	@failed=; \
+	$(PYTHON) -m pytest -q -m 'not build' -k cuda tests || failed="tests $$failed"; \
+	$(PYTHON) -m benchmarks --device cuda || failed="benchmarks $$failed"; \
+	echo; $(PYTHON) -m pyext doctor; \
+	if [ -n "$$failed" ]; then echo "make gpu: failed: $$failed"; exit 1; fi; \
+	echo "make gpu: the CUDA tests passed; results are in benchmarks/results"
+
+clean: ## Remove .venv and what was built here
+	rm -rf $(VENV) build dist *.egg-info
+
+# The headers that a toolkit may lack come from PyPI.
+cuda-sources: $(VENV)/.ready-dev
+	@if ! $(PY) -c 'from pyext._toolchain import find_cuda as f; raise SystemExit(not f())'; then \
+	    echo "The CUDA sources were not compiled: there is no nvcc."; \
+	else \
+	    $(PY) -c 'from pyext._toolchain import *; cuda_header_flags(find_cuda())' 2>/dev/null \
+	    || $(PY) -m pip install -q --no-deps nvidia-cublas nvidia-cusolver nvidia-cusparse; \
+	    $(PY) -m pyext build --compile-only; \
+	fi
+
+# ---- set-up ----
+
+# An editable install without torch in the build environment compiles nothing: that is left to the
+# first import.
+$(VENV)/.ready-%: pyproject.toml $(VENV)/.torch
+	@echo "installing $(TORCH) and pyext[$*] into $(VENV) ..."
+	@$(PY) -m pip install -q --disable-pip-version-check $(TORCH) -e '.[$*]'
+	@touch $@
+
+$(VENV)/.torch: FORCE | $(PY)
+	@echo '$(TORCH)' | cmp -s - $@ || echo '$(TORCH)' > $@
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	    { echo "pyext needs Python 3.10 or newer: make PYTHON=python3.x"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	    { rm -rf $(VENV); echo "Debian, Ubuntu: apt install python3-venv"; exit 1; }

@@ -1,0 +1,32 @@
+"""The ops that a model of the demo takes from outside: torch's own, or pyext's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import pyext
+
+EPS = 1e-5  # under the root of the signed square root
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One bundle. A model is given one and calls its ops through it, so that it is written once."""
+
+    name: str
+    cross_entropy: Callable[..., Tensor]
+    signed_sqrt: Callable[[Tensor], Tensor]
+
+
+def _signed_sqrt(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.sqrt(x.abs() + EPS)
+
+
+TORCH = Ops("torch", F.cross_entropy, _signed_sqrt)
+PYEXT = Ops("pyext", pyext.cross_entropy, lambda x: pyext.signed_sqrt(x, EPS))
+BUNDLES = (TORCH, PYEXT)
