@@ -98,10 +98,11 @@ at::Tensor backward(const at::Tensor& grad, const at::Tensor& result) {
     node->result = SavedVariable(result, /*is_output=*/false);
   }
   if (has_tangent(grad) || has_tangent(result)) {
+    const auto y = primal_of(result);
     auto tangent = at::zeros_like(grad_input);
-    if (has_tangent(grad)) tangent = signed_sqrt_backward(tangent_of(grad), result);
+    if (has_tangent(grad)) tangent = signed_sqrt_backward(tangent_of(grad), y);
     if (has_tangent(result)) {
-      tangent = tangent + derivative_in_result(grad, result) * tangent_of(result);
+      tangent = tangent + derivative_in_result(primal_of(grad), y) * tangent_of(result);
     }
     set_tangent(grad_input, tangent);
   }

@@ -6,7 +6,6 @@
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <type_traits>
 
@@ -55,27 +54,6 @@ void load_run(acc_t* to, const void* tensor, at::ScalarType dtype, int64_t offse
   dispatch_dtype(dtype, [&](auto zero) {
     load_run(to, static_cast<const decltype(zero)*>(tensor) + offset, stride, count);
   });
-}
-
-// The transpose of a matrix of `rows` rows of `cols` values.
-template <typename scalar_t>
-void transpose(const scalar_t* from, int64_t from_stride, scalar_t* to, int64_t to_stride,
-               int64_t rows, int64_t cols) {
-  if constexpr (std::is_same_v<scalar_t, float> && at::vec::Vectorized<float>::size() >= 8) {
-    constexpr int64_t kSize = at::vec::Vectorized<float>::size();
-    for (int64_t r = 0; r < rows; r += kSize) {
-      for (int64_t c = 0; c < cols; c += kSize) {
-        at::vec::transpose_mxn<float>(from + r * from_stride + c, from_stride,
-                                      to + c * to_stride + r, to_stride,
-                                      static_cast<int>(std::min(kSize, rows - r)),
-                                      static_cast<int>(std::min(kSize, cols - c)));
-      }
-    }
-  } else {
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < cols; ++c) to[c * to_stride + r] = from[r * from_stride + c];
-    }
-  }
 }
 
 template <typename acc_t>

@@ -10,6 +10,7 @@
 
 #include "cpu/blocks.h"
 #include "cpu/cross_entropy_rows.h"
+#include "cpu/transpose.h"
 #include "cross_entropy.h"
 
 namespace pyext {
