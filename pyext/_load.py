@@ -61,7 +61,7 @@ def load() -> None:
     try:
         choice = choose()
         if choice.mismatch:
-            what = f"pyext was {choice.mismatch}: it is compiled for this one instead"
+            what = f"pyext was {choice.mismatch}: it is compiled again, into the cache"
             warnings.warn(what, stacklevel=3)
         folder = choice.folder
         if folder is None:
@@ -88,7 +88,10 @@ def choose() -> Choice:
         if not differing:
             return Choice(PACKAGE)
         name = differing[0]
-        mismatch = f"built for {name} {facts.get(name)}, but this is {name} {running[name]}"
+        if name == "sources":
+            mismatch = "built from other sources than these"
+        else:
+            mismatch = f"built for {name} {facts.get(name)}, but this is {name} {running[name]}"
     return Choice(_jit.find(root, _jit.this_machine(root)), mismatch)
 
 
