@@ -1,0 +1,1 @@
+"""The samples of each op, one module per op with its `ENTRIES`; tests/registry.py finds them."""
