@@ -23,11 +23,12 @@ PYEXT_HOST_DEVICE T signed_sqrt_value(const T& x, const T& eps) {
   return where(x == zero, x, where(x < zero, zero - root, root));
 }
 
-// Its derivative from the result y: 1 / (2 |y|), and 0 where y = 0 since sign(0) = 0.
+// The gradient from that of the result y: grad / (2 |y|), and 0 where y = 0 since sign(0) = 0. One
+// division, rounded once: 2 |y| is exact.
 template <typename T>
-PYEXT_HOST_DEVICE T signed_sqrt_derivative(const T& y) {
+PYEXT_HOST_DEVICE T signed_sqrt_gradient(const T& grad, const T& y) {
   const T zero(0);
-  return where(y == zero, zero, T(0.5) / absolute(y));
+  return where(y == zero, zero, grad / (absolute(y) + absolute(y)));
 }
 
 // The ops, through the dispatcher, for C++ callers.

@@ -1,10 +1,11 @@
 // signed_sqrt on CUDA: the formula of signed_sqrt.h under TensorIterator.
-#include "signed_sqrt.h"
-
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
 #include <ATen/TensorIterator.h>
+
 #include <ATen/native/cuda/Loops.cuh>
+
+#include "signed_sqrt.h"
 
 namespace pyext {
 namespace {
@@ -25,7 +26,7 @@ void signed_sqrt_backward_kernel(at::TensorIteratorBase& iter) {
       at::kBFloat16, at::kHalf, iter.common_dtype(), "signed_sqrt_backward", [&] {
         using math_t = at::opmath_type<scalar_t>;
         at::native::gpu_kernel(iter, [] GPU_LAMBDA(scalar_t grad, scalar_t y) -> scalar_t {
-          return static_cast<math_t>(grad) * signed_sqrt_derivative(static_cast<math_t>(y));
+          return signed_sqrt_gradient(static_cast<math_t>(grad), static_cast<math_t>(y));
         });
       });
 }

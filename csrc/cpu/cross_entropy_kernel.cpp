@@ -19,7 +19,7 @@ namespace {
 constexpr int64_t kTileRows = 64;
 constexpr int64_t kRowBlock = 2048;     // classes; 8 KiB of float logits stay in the first cache
 constexpr int64_t kColumnBlock = 64;    // classes of 64 rows, 16 KiB
-constexpr int64_t kFewClasses = 112;     // fewer do not fill vectors along a row
+constexpr int64_t kFewClasses = 112;    // fewer do not fill vectors along a row
 constexpr int64_t kShortRow = 1 << 16;  // classes; logits, exponentials and gradient fit in L2
 constexpr int64_t kElementsPerTask = 1 << 15;
 

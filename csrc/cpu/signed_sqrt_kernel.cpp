@@ -18,8 +18,8 @@ void signed_sqrt_kernel(at::TensorIteratorBase& iter, double eps) {
 void signed_sqrt_backward_kernel(at::TensorIteratorBase& iter) {
   AT_DISPATCH_FLOATING_TYPES_AND2(
       at::kBFloat16, at::kHalf, iter.common_dtype(), "signed_sqrt_backward", [&] {
-        pointwise_binary<scalar_t>(
-            iter, [](auto grad, auto y) { return grad * signed_sqrt_derivative(y); });
+        pointwise_binary<scalar_t>(iter,
+                                   [](auto grad, auto y) { return signed_sqrt_gradient(grad, y); });
       });
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from pyext.ops.cross_entropy import CrossEntropyStats, cross_entropy
+from pyext.ops.cross_entropy import cross_entropy
 
 __all__ = ["LSR", "CrossEntropyLoss", "LabelSmoothingCrossEntropy"]
 
@@ -67,10 +69,10 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.out_dtype = out_dtype
         self.masked = masked
         self.validate = validate
-        self.return_stats = return_stats
+        self.return_stats: Any = return_stats  # a bool: which overload is meant shows at run time
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor | tuple[Tensor, CrossEntropyStats]:
-        """The loss of logits ``input`` (N, C, ...) against ``target``."""
+    def forward(self, input: Tensor, target: Tensor) -> Any:
+        """The loss of logits ``input`` (N, C, ...) against ``target``; a tuple with statistics."""
         return cross_entropy(
             input,
             target,
@@ -125,6 +127,7 @@ class LabelSmoothingCrossEntropy(torch.nn.Module):
         )
 
     def extra_repr(self) -> str:
+        """The arguments, for ``repr``."""
         return f"e={self.e}, reduction={self.reduction!r}, smoothing={self.smoothing!r}"
 
 

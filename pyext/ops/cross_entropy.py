@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict, overload
 
 import torch
 from torch import Tensor
+from typing_extensions import Unpack
 
 from pyext.ops import _cross_entropy_vmap  # noqa: F401  registers the batching rules
 from pyext.ops._arguments import by_name
@@ -30,6 +31,46 @@ class CrossEntropyStats(NamedTuple):
     argmax: Tensor
 
 
+class _Extras(TypedDict, total=False):
+    """The keyword arguments that both losses add to torch's, for type checkers."""
+
+    smoothing: str | Tensor
+    z_loss: float
+    logit_scale: float
+    softcap: float | None
+    out_dtype: torch.dtype | None
+    masked: bool
+    validate: bool
+
+
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = ...,
+    size_average: bool | None = ...,
+    ignore_index: int = ...,
+    reduce: bool | None = ...,
+    reduction: str = ...,
+    label_smoothing: float | Tensor = ...,
+    *,
+    return_stats: Literal[False] = ...,
+    **extras: Unpack[_Extras],
+) -> Tensor: ...
+@overload
+def cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = ...,
+    size_average: bool | None = ...,
+    ignore_index: int = ...,
+    reduce: bool | None = ...,
+    reduction: str = ...,
+    label_smoothing: float | Tensor = ...,
+    *,
+    return_stats: Literal[True],
+    **extras: Unpack[_Extras],
+) -> tuple[Tensor, CrossEntropyStats]: ...
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -129,6 +170,34 @@ def cross_entropy(
     )
 
 
+@overload
+def mixup_cross_entropy(
+    input: Tensor,
+    target_a: Tensor,
+    target_b: Tensor,
+    lam: float | Tensor,
+    weight: Tensor | None = ...,
+    *,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    label_smoothing: float | Tensor = ...,
+    return_stats: Literal[False] = ...,
+    **extras: Unpack[_Extras],
+) -> Tensor: ...
+@overload
+def mixup_cross_entropy(
+    input: Tensor,
+    target_a: Tensor,
+    target_b: Tensor,
+    lam: float | Tensor,
+    weight: Tensor | None = ...,
+    *,
+    ignore_index: int = ...,
+    reduction: str = ...,
+    label_smoothing: float | Tensor = ...,
+    return_stats: Literal[True],
+    **extras: Unpack[_Extras],
+) -> tuple[Tensor, CrossEntropyStats]: ...
 def mixup_cross_entropy(
     input: Tensor,
     target_a: Tensor,
