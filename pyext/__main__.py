@@ -150,8 +150,8 @@ def ops() -> None:
 @app.command()
 def clean() -> None:
     """Remove everything that pyext has compiled into the cache."""
-    root = _cache.cache_root()
     with _errors_as_messages():
+        root = _cache.cache_root()
         out.print(f"{_cache.clean(root) / 1e6:.1f} MB removed from {root}", soft_wrap=True)
 
 

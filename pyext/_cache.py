@@ -27,12 +27,18 @@ _ELSEWHERE = f"or {_OWN}"
 
 
 def cache_root() -> Path:
-    """$PYEXT_CACHE, or pyext in $XDG_CACHE_HOME or ~/.cache."""
+    """$PYEXT_CACHE, or pyext in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        LoadError: this user has no home folder.
+    """
     asked = os.environ.get("PYEXT_CACHE")
-    if asked:
-        return Path(asked).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "pyext"
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    try:
+        return (Path(asked) if asked else Path(base, "pyext")).expanduser().absolute()
+    except RuntimeError:
+        problem = "There is no place for the cache: this user has no home folder."
+        raise LoadError(problem, f"S{_OWN[1:]}") from None
 
 
 def check_cache(root: Path) -> None:

@@ -166,8 +166,9 @@ def _build_again() -> str:
 
 
 def _cache_finding(needed: bool) -> Finding:
-    root = _cache.cache_root()
+    root: Path | None = None
     try:
+        root = _cache.cache_root()
         _cache.check_cache(root)
         if needed:
             _cache.make_cache(root)
