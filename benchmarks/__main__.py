@@ -31,7 +31,8 @@ def run(
         bool, typer.Option("--compile/--no-compile", help="Whether torch.compile takes part.")
     ] = True,
     seconds: Annotated[
-        float | None, typer.Option(help="Timing of a case; 4 seconds, 1 with --quick.")
+        float | None,
+        typer.Option(help="Timing of a case: 4 seconds; 1 on a GPU or with --quick."),
     ] = None,
     file: Annotated[
         Path | None,
@@ -51,7 +52,7 @@ def run(
         raise typer.BadParameter("torch sees no CUDA GPU here")
     cases = [case for name in op or known for case in case_module.cases(name, device)]
     cases = [case for case in cases if case.quick or not quick]
-    seconds = seconds or (1.0 if quick else 4.0)
+    seconds = seconds or (1.0 if quick or device == "cuda" else 4.0)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeElapsedColumn(), console=err, transient=True) as progress:

@@ -1,0 +1,140 @@
+"""The benchmarks measure what they say: times, memory, targets, regressions."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import case, check, floors, machine, memory, report, results, runner, timing
+from benchmarks.case import EAGER, FLOOR, OURS, Candidate, Case, Target
+
+pytestmark = pytest.mark.once
+
+MIB = 1 << 20
+LIMITS = floors.Floors(bandwidth=1e10, gemm_rate=1e11)
+
+
+def addition(candidates: list[Candidate], **options) -> Case:
+    return Case(
+        op="addition",
+        name="small",
+        inputs=lambda device: [torch.randn(1000, device=device)],
+        candidates=candidates,
+        moved_bytes=8000,
+        **options,
+    )
+
+
+def run(one: Case) -> results.CaseResult:
+    return runner.run_case(one, "cpu", LIMITS, seconds=0.02)
+
+
+def a_run(*cases: results.CaseResult) -> results.Run:
+    here = machine.this_machine("cpu")
+    return results.Run(here, "cpu", "2026-01-01", "0", False, 1, 1e10, 1e11, list(cases))
+
+
+def with_speedup(over_eager: float, spread: float = 0.0) -> results.CaseResult:
+    quartiles = (over_eager * (1 - spread), over_eager * (1 + spread))
+    eager = results.Measurement(EAGER, seconds=1.0, speedup=(over_eager, *quartiles))
+    ours = results.Measurement(OURS, seconds=1 / over_eager)
+    return results.CaseResult("op", "case", True, 1.0, 0.0, 0.1, 1e10, [eager, ours])
+
+
+@pytest.mark.parametrize("op", case.ops())
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_every_op_has_cases_with_torch_first_and_pyext_among_them(op, device):
+    for one in case.cases(op, device):
+        names = [candidate.name for candidate in one.candidates]
+        assert names[0] == EAGER
+        assert OURS in names
+
+
+def test_candidates_take_turns(monkeypatch):
+    monkeypatch.setattr(timing, "_warm_up", lambda *_: 1.0)
+    calls = []
+    functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    timings = timing.interleaved(functions, seconds=1e-9)
+    assert "".join(calls).startswith("abbaab")
+    assert len(timings["a"].samples) == len(timings["b"].samples) == timing.MIN_ROUNDS
+
+
+def test_the_ratio_is_that_of_the_medians():
+    slow, fast = timing.Timing((2.0, 4.0, 6.0), 1), timing.Timing((1.0, 2.0, 3.0), 1)
+    assert timing.ratio(slow, fast) == (2.0, 2.0, 2.0)
+
+
+def test_memory_is_the_peak_beyond_what_was_there():
+    x = torch.randn(MIB // 4, requires_grad=True)
+
+    def two_temporaries():
+        x.grad = None
+        (x * 2 * 3).sum().backward()
+
+    two_temporaries()
+    assert memory.peak_extra_bytes(two_temporaries, [[x]], "cpu") == pytest.approx(
+        2 * MIB, rel=0.01
+    )
+
+
+def test_a_case_is_measured_and_judged():
+    add = Candidate(EAGER, lambda x: [x + 1])
+    ours = Candidate(OURS, lambda x: [x.add(1)])
+    targets = [Target(EAGER, 1e-3), Target(EAGER, 1e3), Target(FLOOR, 1e-9), Target("rival", 1)]
+    result = run(
+        addition([add, ours, Candidate("rival", None, missing="not here")], targets=targets)
+    )
+    assert [verdict.met for verdict in result.verdicts] == [True, False, True, False]
+    assert result[OURS].peak_bytes == pytest.approx(4000, rel=0.01)  # and a scalar
+    assert result["rival"] is None
+    assert a_run(result).misses == [(result, result.verdicts[1]), (result, result.verdicts[3])]
+
+
+def test_a_wrong_candidate_is_not_timed():
+    wrong = Candidate(OURS, lambda x: [x + 1.01])
+    result = run(addition([Candidate(EAGER, lambda x: [x + 1]), wrong]))
+    assert "differs from torch's" in result.measurements[1].missing
+    assert a_run(result).failures == [result]
+
+
+def test_results_survive_the_file(tmp_path: Path):
+    before = a_run(with_speedup(3.0))
+    results.save(before, tmp_path / "run.json")
+    after = results.load(tmp_path / "run.json")
+    assert after.machine == before.machine
+    assert after.cases[0].speedup_over(EAGER) == 3.0
+
+
+@pytest.mark.parametrize(
+    ("now", "spread", "slower"),
+    [(3.0, 0, False), (2.8, 0, False), (2.0, 0, True), (2.0, 0.4, False)],
+)
+def test_a_regression_is_a_ratio_beyond_the_noise(now, spread, slower):
+    (finding,) = check.compare(a_run(with_speedup(3.0)), a_run(with_speedup(now, spread)))
+    assert finding.regression == slower
+
+
+def test_seconds_do_not_matter_to_the_check():
+    case_now = with_speedup(3.0)
+    halved = [replace(one, seconds=one.seconds * 2) for one in case_now.measurements]
+    busy = replace(case_now, measurements=halved)
+    (finding,) = check.compare(a_run(case_now), a_run(busy))
+    assert not finding.regression
+
+
+def test_only_the_marked_section_is_rewritten():
+    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter"
+    assert (
+        report.replace_section(text, "new") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter"
+    )
+    with pytest.raises(ValueError, match="marks"):
+        report.replace_section("no marks", "new")
+
+
+def test_the_documents_are_those_of_the_committed_results():
+    if not results.committed():
+        pytest.skip("no results have been committed yet")
+    readme = Path(__file__).parents[1] / "README.md"
+    runs = [results.load(file) for file in results.committed()]
+    assert any(report._promises(run) in readme.read_text() for run in runs)
