@@ -96,7 +96,7 @@ def _all_results(runs: Sequence[Run]) -> str:
         for op in dict.fromkeys(case.op for case in run.cases):
             header = ["", "by", "time", "±", "pyext is faster by", "of the floor", "memory"]
             rows = [row for case in run.cases if case.op == op for row in _full_rows(case)]
-            parts += [f"### {op}", _table(header, rows)]
+            parts += [f"### {op}", _table(header, rows, left=2)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -150,9 +150,9 @@ def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}{TIMES}"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
     def line(cells: Iterable[str]) -> str:
         return f"| {' | '.join(cells)} |"
 
-    rule = line(["---"] + ["---:"] * (len(header) - 1))
+    rule = line(["---"] * left + ["---:"] * (len(header) - left))
     return "\n".join([line(header), rule, *map(line, rows)])

@@ -55,8 +55,8 @@ class Verdict:
         return self.measured is not None and self.measured >= self.at_least
 
     def __str__(self) -> str:
-        got = "not measured" if self.measured is None else f"{self.measured:.2f}"
-        return f"{self.at_least:g} x {self.versus}: {got}"
+        got = "nothing" if self.measured is None else f"{self.measured:.3g}"
+        return f"wanted {self.at_least:g} x {self.versus}, got {got}"
 
 
 @dataclass(frozen=True)
