@@ -106,8 +106,8 @@ class Tile {
       terms_.reference[r] = array(in.saved_normalizer)[2 * i];
       terms_.sum[r] = array(in.saved_normalizer)[2 * i + 1];
       const acc_t lse = terms_.reference[r] + logarithm(terms_.sum[r]);
-      set_terms(r, mass, g, lse, u_sum(r), dense_sum_[r]);
-      if (in.lse != nullptr) terms_.softmax[r] += array(in.lse)[i];
+      set_terms(r, mass, g, lse, u_sum(r), dense_sum_[r],
+                in.lse != nullptr ? array(in.lse)[i] : acc_t(0));
       terms_.entropy[r] = in.entropy ? array(in.entropy)[i] : acc_t(0);
       terms_.entropy_value[r] = in.entropy ? array(in.saved_entropy)[i] : acc_t(0);
     }
@@ -309,7 +309,7 @@ class Tile {
         out.argmax[row] = argmax_[r];
       }
       if (out.gradient != nullptr) {
-        set_terms(r, mass, acc_t(1), maximum[r] + log_sum[r], sums.u_sum, sums.dense_sum);
+        set_terms(r, mass, acc_t(1), maximum[r] + log_sum[r], sums.u_sum, sums.dense_sum, acc_t(0));
         terms_.entropy[r] = terms_.entropy_value[r] = acc_t(0);
       }
     }
@@ -328,11 +328,13 @@ class Tile {
     return taken(lam, log_prob(p_.target)) + taken(1 - lam, log_prob(p_.target_b));
   }
 
+  // In double, rounded once: there is one of these per row, and its error is in every class.
   void set_terms(int64_t r, const RowMasses<acc_t>& mass, acc_t g, acc_t lse, acc_t u_sum,
-                 acc_t dense_sum) {
-    const acc_t total = total_mass(mass, u_sum, dense_sum);
-    terms_.softmax[r] =
-        g * softmax_coefficient(total, mass.presence, static_cast<acc_t>(p_.z_loss), lse);
+                 acc_t dense_sum, acc_t lse_cotangent) {
+    const RowMasses<double> exact{mass.pick_a, mass.pick_b, mass.off, mass.dense, mass.presence};
+    const double total = total_mass<double>(exact, u_sum, dense_sum);
+    const double softmax = softmax_coefficient<double>(total, mass.presence, p_.z_loss, lse);
+    terms_.factor[r] = static_cast<acc_t>((g * softmax + lse_cotangent) / terms_.sum[r]);
     terms_.off[r] = g * mass.off;
     terms_.dense[r] = g * mass.dense;
     pick_a_[r] = g * mass.pick_a;

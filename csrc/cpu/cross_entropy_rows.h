@@ -231,7 +231,7 @@ struct OnlineSums {
 // The coefficients of the gradient in z of up to kRows rows, in the order of the lanes.
 template <typename acc_t, int64_t kRows>
 struct GradientTerms {
-  alignas(64) acc_t softmax[kRows];        // of p = softmax(z)
+  alignas(64) acc_t factor[kRows];         // of exp(z - reference)
   alignas(64) acc_t off[kRows];            // of -u
   alignas(64) acc_t dense[kRows];          // of -w q
   alignas(64) acc_t entropy[kRows];        // of -p (log p + H), the derivative of the entropy H
@@ -260,8 +260,7 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
   using Vec = typename W::Vec;
   using Stat = typename W::Stat;
   const auto of_rows = [lane](const acc_t* values) { return W::load(values + lane); };
-  const Stat sum = of_rows(terms.sum);
-  const Vec factors(of_rows(terms.softmax) / sum), offs(of_rows(terms.off));
+  const Vec factors(of_rows(terms.factor)), offs(of_rows(terms.off));
   if (in.exponentials != nullptr) {
     W::each(in.exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
       at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
@@ -269,6 +268,7 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
     });
     return;
   }
+  const Stat sum = of_rows(terms.sum);
   const Vec references(of_rows(terms.reference)), log_sums(logarithm(sum)), sums(sum);
   const Vec dense(of_rows(terms.dense)), entropy(of_rows(terms.entropy));
   const Vec entropy_value(of_rows(terms.entropy_value));
