@@ -225,7 +225,7 @@ at::Tensor sum_of_weights(const at::Tensor& target, const CrossEntropyOptions& o
   const auto counted = target.ne(o.ignore_index);
   if (!weight.defined()) return counted.sum().to(dtype);
   // An index out of range must not be read with; its row gives NaN in the kernel.
-  const auto index = target.to(at::kLong).clamp(0, weight.size(0) - 1);
+  const auto index = target.to(at::kLong).clamp(0, weight.sym_size(0) - 1);
   return at::where(counted, weight.to(dtype).index_select(0, index.flatten()).view_as(target), 0)
       .sum();
 }
@@ -237,11 +237,12 @@ at::Tensor mask_or_empty(bool wanted, at::IntArrayRef rows, const at::TensorOpti
 }  // namespace
 
 at::Tensor cross_entropy_scales(const at::Tensor& target, const CrossEntropyOptions& o,
-                                int64_t rows, const at::Tensor& weight, at::ScalarType dtype) {
+                                const c10::SymInt& rows, const at::Tensor& weight,
+                                at::ScalarType dtype) {
   const auto options = target.options().dtype(dtype);
   if (o.reduction != "mean") return at::ones({2}, options);
   if (at::isFloatingType(target.scalar_type())) {
-    return at::full({2}, 1.0 / static_cast<double>(rows), options);
+    return at::ones({2}, options) / rows;
   }
   const auto first = sum_of_weights(target, o, weight, dtype);
   const auto second = o.target_b ? sum_of_weights(*o.target_b, o, weight, dtype) : first;

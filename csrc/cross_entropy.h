@@ -175,7 +175,8 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
 // The scale of each target's rows: 1, or one over their summed weights for the mean. Made of ATen
 // ops, so it can be traced; shape (2).
 at::Tensor cross_entropy_scales(const at::Tensor& target, const CrossEntropyOptions& options,
-                                int64_t rows, const at::Tensor& weight, at::ScalarType dtype);
+                                const c10::SymInt& rows, const at::Tensor& weight,
+                                at::ScalarType dtype);
 
 Smoothing smoothing_from(const std::string& name);
 

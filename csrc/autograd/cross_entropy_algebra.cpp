@@ -20,7 +20,7 @@ CrossEntropyAlgebra::CrossEntropyAlgebra(const at::Tensor& input, const at::Tens
 
 at::Tensor CrossEntropyAlgebra::per_class(const at::Tensor& values) const {
   std::vector<int64_t> shape(input_.dim(), 1);
-  shape[axis_] = values.size(0);
+  shape[axis_] = -1;
   return values.to(dtype_).view(shape);
 }
 
@@ -58,7 +58,7 @@ CrossEntropyAlgebra::Rows CrossEntropyAlgebra::rows(const at::Tensor& z) const {
   const auto shared = o.prior && !o.masked ? at::ones_like(u_sum) : (prior * kept).sum(axis_, true);
   const auto mass =
       masses(smoothing_from(o.smoothing), row_values(o.row_smoothing, o.label_smoothing), shared);
-  const auto scales = cross_entropy_scales(target_, o, input_.numel() / input_.size(axis_),
+  const auto scales = cross_entropy_scales(target_, o, input_.sym_numel() / input_.sym_size(axis_),
                                            o.weight.value_or(at::Tensor()), dtype_);
   if (at::isFloatingType(target_.scalar_type())) {
     const auto presence = scales[0];
@@ -73,7 +73,7 @@ CrossEntropyAlgebra::Rows CrossEntropyAlgebra::rows(const at::Tensor& z) const {
     return with_class_axis(target.ne(o.ignore_index)) * part * scale;
   };
   const auto weight_of = [&](const at::Tensor& target) {
-    const auto y = target.to(at::kLong).clamp(0, input_.size(axis_) - 1);
+    const auto y = target.to(at::kLong).clamp(0, input_.sym_size(axis_) - 1);
     return weight.expand_as(z).gather(axis_, with_class_axis(y));
   };
   auto presence = share(target_, lam, scales[0]);
