@@ -166,7 +166,7 @@ struct OnlineSums {
       const Vec ones(1);
       const Vec mass = u != nullptr ? W::per_class(u, i, lanes) : ones;
       const Vec share = prior != nullptr ? W::per_class(prior, i, lanes) : ones;
-      const Vec term = mass * (v - origins);
+      const Vec term = where(mass == Vec(0), Vec(0), mass * (v - origins));  // also 0 x inf
       const auto left_out = v == nothing;
       dot = dot + W::valid(masked ? where(left_out, Vec(0), term) : term, lanes);
       total = total + W::valid(masked ? where(left_out, Vec(0), mass) : mass, lanes);
