@@ -5,6 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    """Runs a test on every kind of device that the machine has."""
+    return request.param
+
 
 def pytest_report_header() -> str:
     try:

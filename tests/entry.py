@@ -1,4 +1,4 @@
-"""What the suite knows of an op: one `Entry` in `tests/samples/<op>.py` feeds every kind of check."""
+"""What the suite knows of an op: an `Entry` in `tests/samples/<op>.py` feeds every check."""
 
 from __future__ import annotations
 
@@ -115,6 +115,8 @@ class Entry:
         bad_calls: what must raise, and how.
         in_place: the public in-place function, if the op has one.
         has_out: whether the public function takes `out=`.
+        extra_bytes: the memory budget of forward and backward of a sample, beyond its arguments.
+        saved_bytes: what may be kept from forward to backward of it, beyond arguments and results.
         saves_result: whether the derivative is taken from the result instead of the input.
     """
 
@@ -126,6 +128,8 @@ class Entry:
     small_samples: Callable[[Maker], Iterator[Sample]]
     large_samples: Callable[[Maker], Iterator[Sample]]
     bad_calls: Callable[[Maker], Iterator[BadCall]]
+    extra_bytes: Callable[[Sample], int]
+    saved_bytes: Callable[[Sample], int]
     in_place: Callable[..., Tensor] | None = None
     has_out: bool = False
     saves_result: bool = False

@@ -1,4 +1,4 @@
-"""The same values in memory as users have them: transposed, sliced, padded, misaligned, expanded."""
+"""The same values in memory as users have them: transposed, sliced, padded, expanded."""
 
 from __future__ import annotations
 

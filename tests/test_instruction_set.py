@@ -1,6 +1,7 @@
 """The kernels that run are those that the machine has, or that ATEN_CPU_CAPABILITY asked for."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -15,10 +16,9 @@ def test_the_instruction_set_is_that_of_torch():
 def test_the_instruction_set_is_what_was_asked_for():
     asked = os.environ.get("ATEN_CPU_CAPABILITY")
     if asked is None:
-        with open("/proc/cpuinfo") as info:
-            flags = set(
-                next(line for line in info if line.startswith(("flags", "Features"))).split()
-            )
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        line = next(line for line in lines if line.startswith(("flags", "Features")))
+        flags = set(line.split())
         avx512 = {"avx512f", "avx512bw", "avx512dq", "avx512vl", "fma"} <= flags
         asked = "avx512" if avx512 else "avx2" if {"avx2", "fma"} <= flags else "default"
     assert pyext._C.instruction_set() == asked.upper()

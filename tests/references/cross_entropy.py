@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 
 
-def smoothed(q: Tensor, e: Tensor, smoothing: str | Tensor, counts: Tensor) -> Tensor:
+def smoothed(q: Tensor, e: Tensor, smoothing: str | Tensor, z: Tensor, *, masked: bool) -> Tensor:
     """Masses over the classes (last axis) from target distributions q, as the page has them.
 
-    `counts` is 1 where a class takes part in smoothing.
+    With `masked`, classes whose logit is -inf take no part.
     """
+    counts = (z > -torch.inf).double() if masked else torch.ones_like(z)
     n = counts.sum(-1, keepdim=True)
     if isinstance(smoothing, Tensor):
         share = smoothing * counts
-        missing = (counts == 0).any(-1, keepdim=True)
-        t = (1 - e) * q + e * share / torch.where(missing, share.sum(-1, keepdim=True), 1)
+        if masked:
+            share = share / share.sum(-1, keepdim=True)
+        t = (1 - e) * q + e * share
     elif smoothing == "uniform":  # on = 1 - e + e/C, off = e/C
         t = (1 - e) * q + e / n * counts
     elif smoothing == "others":  # on = 1 - e, off = e/(C - 1)
@@ -71,7 +73,6 @@ def cross_entropy(
     z = input.movedim(axis, -1) * logit_scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
-    counts = (z > -torch.inf).double() if masked else torch.ones_like(z)
     w = torch.ones_like(z) if weight is None else weight.expand_as(z)
 
     if target.is_floating_point():
@@ -84,7 +85,7 @@ def cross_entropy(
         q = torch.nn.functional.one_hot(y, z.shape[-1]).to(z.dtype)
         denominator = torch.where(kept, (w * q).sum(-1), 0).sum()
 
-    t = w * smoothed(q, per_row(label_smoothing, z), smoothing, counts)
+    t = w * smoothed(q, per_row(label_smoothing, z), smoothing, z, masked=masked)
     t = torch.where(kept.unsqueeze(-1), t, 0)
     lse, log_p = log_softmax(torch.where(kept.unsqueeze(-1), z, 0))  # else 0 * nan in gradients
     loss = -taken(t, log_p).sum(-1)

@@ -145,8 +145,11 @@ def _edges(make: Maker) -> Iterator[Sample]:
     x = make.tensor([[1.0, 2.0, -inf, -inf], [0.0, 1.0, 2.0, -inf]])
     options = {"smoothing": prior, "label_smoothing": 0.1, "reduction": "none"}
     yield Sample("prior-of-zero-at-minus-inf", (x, make.index_tensor([0, 1])), options)
-    options["masked"] = True
+    options = {**options, "masked": True}
     yield Sample("prior-masked", (x, make.index_tensor([0, 1])), options)
+    options = {"label_smoothing": 0.1, "reduction": "none"}
+    args = (x, make.index_tensor([0, 1]), make.tensor([0.5, 1.0, 2.0, 0.0]))
+    yield Sample("weight-of-zero-at-minus-inf", args, {**options, "masked": True})
     for c in (6, 40):
         x = make.normal(9, c)
         x[0], x[1], x[2, 1], x[3, 2], x[4] = nan, -inf, nan, inf, inf
@@ -154,6 +157,10 @@ def _edges(make: Maker) -> Iterator[Sample]:
         x[5] = nan
         x[6] = inf
         yield Sample(f"not-finite-{c}", (x, y), {"reduction": "none"})
+        x, y = x.clone(), y.clamp(min=0)
+        x[3], x[4], x[6] = 0, -inf, 1  # what lse is of a logit of inf is left open
+        options = {"reduction": "none", "return_stats": True}
+        yield Sample(f"not-finite-stats-{c}", (x, y), options)
         x = make.normal(12, c, scale=1000.0)
         yield Sample(f"large-logits-{c}", (x, make.indices(c, 12)), {"reduction": "none"})
         x = make.normal(12, c) + 1000.0
@@ -164,7 +171,7 @@ def _edges(make: Maker) -> Iterator[Sample]:
 
 def small_samples(make: Maker) -> Iterator[Sample]:
     yield from _options(make, make.normal(4, 5), make.indices(5, 4))
-    yield Sample("K-dim", (make.normal(2, 3, 2), make.indices(3, 2, 2)), {"label_smoothing": 0.1})
+    yield Sample("K-dim", (make.normal(4, 3, 2), make.indices(3, 4, 2)), {"label_smoothing": 0.1})
     yield Sample("transposed", (make.normal(5, 4).T, make.indices(5, 4)), {"reduction": "none"})
     yield Sample("row", (make.normal(5), make.indices(5)), {"label_smoothing": 0.1})
 
@@ -223,6 +230,21 @@ def large_mixups(make: Maker) -> Iterator[Sample]:
     yield Sample("large", (x, y, y.flip(0), make.uniform(301)), {"label_smoothing": 0.1})
 
 
+def rows_of(sample: Sample) -> int:
+    x = sample.args[0]
+    return x.numel() // x.shape[1]
+
+
+def extra_bytes(sample: Sample) -> int:
+    """One N x C buffer, the gradient; and a few numbers per row."""
+    return sample.args[0].nbytes + 64 * rows_of(sample) + 1024
+
+
+def saved_bytes(sample: Sample) -> int:
+    """One double per row and the same for the entropy."""
+    return 16 * rows_of(sample)
+
+
 ENTRIES = [
     Entry(
         op="cross_entropy",
@@ -233,6 +255,8 @@ ENTRIES = [
         small_samples=small_samples,
         large_samples=large_samples,
         bad_calls=bad_calls,
+        extra_bytes=extra_bytes,
+        saved_bytes=saved_bytes,
     ),
     Entry(
         op="cross_entropy",
@@ -243,5 +267,7 @@ ENTRIES = [
         small_samples=small_mixups,
         large_samples=large_mixups,
         bad_calls=bad_mixups,
+        extra_bytes=extra_bytes,
+        saved_bytes=saved_bytes,
     ),
 ]

@@ -1,0 +1,32 @@
+"""Bad input raises the exception that its page names, with a message that says what came."""
+
+import pytest
+import torch
+
+from tests.registry import each
+
+MODES = {
+    "plain": torch.enable_grad,
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@each("bad_calls", dtypes=[torch.float32])
+def test_bad_calls_raise(entry, sample, mode):
+    with mode(), pytest.raises(sample.error, match=sample.message) as raised:
+        entry.function(*sample.args, **sample.kwargs)
+    assert entry.op in str(raised.value)
+
+
+@each("bad_calls", dtypes=[torch.float32])
+def test_bad_calls_raise_while_recording(entry, sample):
+    args = [
+        x.detach().requires_grad_()
+        if i == 0 and isinstance(x, torch.Tensor) and x.is_floating_point()
+        else x
+        for i, x in enumerate(sample.args)
+    ]
+    with pytest.raises(sample.error, match=sample.message):
+        entry.function(*args, **sample.kwargs)

@@ -1,0 +1,51 @@
+"""Every op keeps to the memory budget that its entry states."""
+
+import torch
+
+from tests.measure import cotangents_for, outputs_of
+from tests.memory import peak_bytes, saved_tensors, storage_bytes
+from tests.registry import each
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def only_the_first(entry, sample):
+    """The sample with a derivative in its first argument alone."""
+    return type(sample)(sample.name, sample.args, sample.kwargs).recording()
+
+
+@each("large_samples", dtypes=DTYPES)
+def test_forward_and_backward_keep_to_the_budget(entry, sample):
+    sample = only_the_first(entry, sample)
+    (x,) = sample.leaves()
+    outputs = outputs_of(entry.function(*sample.args, **sample.kwargs))
+    derived = [y.requires_grad for y in outputs]
+    ones = cotangents_for([y for y in outputs if y.requires_grad], ones=True)
+
+    def forward_and_backward(cotangents):
+        ys = outputs_of(entry.function(*sample.args, **sample.kwargs))
+        ys = [y for y, is_derived in zip(ys, derived, strict=True) if is_derived]
+        return torch.autograd.grad(ys, x, cotangents)
+
+    for cotangents in (ones, [-2 * c for c in ones]):
+        extra = peak_bytes(lambda c=cotangents: forward_and_backward(c), x.device.type)
+        assert extra <= entry.extra_bytes(sample)
+
+
+@each("large_samples", dtypes=DTYPES)
+def test_no_more_is_saved_than_stated(entry, sample):
+    sample = only_the_first(entry, sample)
+    results = []
+    saved = saved_tensors(lambda: results.append(entry.function(*sample.args, **sample.kwargs)))
+    assert saved
+    known = sample.tensors() + outputs_of(results[0])
+    assert storage_bytes(saved, without=known) <= entry.saved_bytes(sample)
+
+
+@each("large_samples", dtypes=[torch.float32])
+def test_without_recording_nothing_is_kept_and_no_gradient_formed(entry, sample):
+    with torch.no_grad():
+        extra = peak_bytes(
+            lambda: entry.function(*sample.args, **sample.kwargs), sample.args[0].device.type
+        )
+    assert extra <= entry.extra_bytes(sample) - sample.args[0].nbytes
