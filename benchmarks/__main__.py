@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,9 @@ def run(
         raise typer.BadParameter("torch sees no CUDA GPU here")
     cases = [case for name in op or known for case in case_module.cases(name, device)]
     cases = [case for case in cases if case.quick or not quick]
+    load = os.getloadavg()[0]
+    if load > report.BUSY:
+        err.print(f"The machine is busy (load {load:.1f}): expect noise.", style="yellow")
     seconds = seconds or (1.0 if quick or device == "cuda" else 4.0)
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -66,6 +70,7 @@ def run(
             pyext=pyext.__version__,
             quick=quick,
             threads=torch.get_num_threads(),
+            load=load,
             bandwidth=limits.bandwidth,
             gemm_rate=limits.gemm_rate,
         )

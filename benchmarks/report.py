@@ -21,6 +21,9 @@ BEGIN = "<!-- benchmarks: written by `python -m benchmarks report` -->"
 END = "<!-- benchmarks: end -->"
 
 
+BUSY = 0.7  # a load average above which others disturb a measurement
+
+
 def write(root: Path = ROOT) -> list[Path]:
     """Rewrites README.md, docs/benchmarks.md and the pictures; returns what was written."""
     runs = [results.load(file) for file in results.committed()]
@@ -126,6 +129,7 @@ def _heading(run: Run) -> str:
         f"Measured {run.date} on {machine.title}, {run.threads} threads, Python {machine.python}; "
         f"streaming {run.bandwidth / 1e9:,.0f} GB/s, float32 `mm` {run.gemm_rate / 1e9:,.0f} "
         "GFLOP/s in the same run."
+        + (f" The machine was busy (load {run.load:.1f})." if run.load > BUSY else "")
     )
 
 

@@ -102,7 +102,7 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that one call of `python -m benchmarks` measured."""
+    """Everything that one call of `python -m benchmarks` measured; `load` is what others ran."""
 
     machine: Machine
     device: str
@@ -110,6 +110,7 @@ class Run:
     pyext: str
     quick: bool
     threads: int
+    load: float
     bandwidth: float
     gemm_rate: float
     cases: list[CaseResult] = field(default_factory=list)

@@ -21,9 +21,9 @@ def show(run: Run, console: Console) -> None:
         soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("case", no_wrap=True)
-    for title in ("time", "±", "pyext is faster by", "of the floor", "memory"):
-        table.add_column(title, justify="right")
+    table.add_column("case", overflow="fold")  # reasons why something did not run are long
+    for title in ("time", "±", "pyext is\nfaster by", "of the\nfloor", "memory"):
+        table.add_column(title, justify="right", no_wrap=True)
     for case in run.cases:
         table.add_row(Text(f"{case.op} {case.name}", "bold"))
         for one in case.measurements:

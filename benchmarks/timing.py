@@ -40,6 +40,10 @@ class Timing:
     samples: tuple[float, ...]
     calls: int
 
+    def divided_by(self, runs: int) -> Timing:
+        """The times of one run, where each call made `runs` of them."""
+        return Timing(tuple(seconds / runs for seconds in self.samples), self.calls * runs)
+
     @property
     def median(self) -> float:
         """The median sample."""

@@ -32,7 +32,7 @@ def run(one: Case) -> results.CaseResult:
 
 def a_run(*cases: results.CaseResult) -> results.Run:
     here = machine.this_machine("cpu")
-    return results.Run(here, "cpu", "2026-01-01", "0", False, 1, 1e10, 1e11, list(cases))
+    return results.Run(here, "cpu", "2026-01-01", "0", False, 1, 0.0, 1e10, 1e11, list(cases))
 
 
 def with_speedup(over_eager: float, spread: float = 0.0) -> results.CaseResult:
