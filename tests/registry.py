@@ -56,6 +56,6 @@ def each(
     return pytest.mark.parametrize(("entry", "sample"), cases)
 
 
-def each_small(where: Callable[[Entry], Any] = lambda entry: True) -> pytest.MarkDecorator:
+def each_small(**options: Any) -> pytest.MarkDecorator:
     """Runs a test on `entry, sample` for every small float64 sample."""
-    return each("small_samples", dtypes=[torch.float64], where=where)
+    return each("small_samples", dtypes=[torch.float64], **options)

@@ -52,11 +52,11 @@ def test_error_of_a_sample_is_not_larger_than_that_of_torch(entry, sample):
 
 @pytest.mark.parametrize("dtype", BELOW_DOUBLE)
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_error_over_all_samples_is_not_larger_than_that_of_torch(entry, dtype):
+def test_error_over_all_samples_is_not_larger_than_that_of_torch(entry, dtype, device):
     """No slack here: neither the largest error nor the root of the mean square."""
     kinds = [([], []), ([], [])]
     for kind in ALL:
-        for sample in made(entry, kind, "cpu", dtype):
+        for sample in made(entry, kind, device, dtype):
             if entry.native(*sample.args, **sample.kwargs) is NotImplemented:
                 continue
             for errors_of_kind, (ours, torchs) in zip(

@@ -1,13 +1,15 @@
 """Every op is known to torch's compilers: opcheck, torch.compile, torch.export.
 
-What is asked here does not depend on the instruction set (`once`). Compiled graphs run eagerly but
-for one sample per op that goes through inductor, which takes seconds each.
+What is asked here depends neither on the device nor on the instruction set (`once`). Compiled
+graphs run eagerly but for one sample per op that goes through inductor, which takes seconds each.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch._functorch.config
+import torch._inductor.config
 
 from tests.calls import calls_of
 from tests.measure import assert_same_bits, outputs_of, run
@@ -17,9 +19,14 @@ pytestmark = pytest.mark.once
 
 
 @pytest.fixture(autouse=True)
-def _fresh_dynamo():
+def _compiled_afresh():
+    """Without the caches on disk, which do not know when a fake kernel has changed."""
     torch._dynamo.reset()
-    yield
+    with (
+        torch._inductor.config.patch(fx_graph_cache=False),
+        torch._functorch.config.patch(enable_autograd_cache=False),
+    ):
+        yield
     torch._dynamo.reset()
 
 
@@ -27,7 +34,7 @@ def compiled(function, *, backend="aot_eager", dynamic=False):
     return torch.compile(function, fullgraph=True, backend=backend, dynamic=dynamic)
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_opcheck(entry, sample):
     """Schema, fake kernel, autograd registration, and tracing with dynamic shapes."""
     for op, args, kwargs in calls_of(lambda: run(entry.function, sample)):
@@ -38,7 +45,7 @@ def test_opcheck(entry, sample):
 
 
 @pytest.mark.parametrize("variant", ["in_place", "out"])
-@each_small(where=lambda entry: entry.in_place and entry.has_out)
+@each_small(devices=["cpu"], where=lambda entry: entry.in_place and entry.has_out)
 def test_opcheck_of_mutating_variants(entry, sample, variant):
     x, *rest = sample.copy().args
     if variant == "in_place":
@@ -49,7 +56,7 @@ def test_opcheck_of_mutating_variants(entry, sample, variant):
         torch.library.opcheck(op, args, kwargs)
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_compile_once_for_equal_shapes(entry, sample):
     function = compiled(entry.function)
     expected = run(entry.function, sample)
@@ -60,7 +67,7 @@ def test_compile_once_for_equal_shapes(entry, sample):
             assert_same_bits(x, y)
 
 
-@each_small(where=lambda entry: entry.in_place)
+@each_small(devices=["cpu"], where=lambda entry: entry.in_place)
 def test_compile_in_place(entry, sample):
     x, *rest = sample.copy().args
     expected = entry.function(x, *rest, **sample.kwargs)
@@ -82,7 +89,7 @@ def longer(sample, rows):
     return sample.map(change)
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_compile_once_for_dynamic_shapes(entry, sample):
     if not sample.args[0].dim() or sample.name == "row":
         pytest.skip("the first axis is not one of rows")
@@ -108,7 +115,7 @@ def test_compile_with_inductor(entry):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_export(entry, sample):
     class Module(torch.nn.Module):
         def forward(self, *args):

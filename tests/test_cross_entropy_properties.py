@@ -2,14 +2,16 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import pyext
 from tests.entry import FLOATING, Sample
 from tests.layouts import LAYOUTS
 from tests.measure import assert_agrees, run
 from tests.references import cross_entropy as reference
+
+pytest.importorskip("hypothesis", reason="hypothesis is not installed")
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 settings.register_profile("pyext", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("pyext")

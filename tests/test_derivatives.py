@@ -1,4 +1,8 @@
-"""Every op has first and second derivatives in backward and forward mode, and under torch.func."""
+"""Every op has first and second derivatives in backward and forward mode, and under torch.func.
+
+Numerical derivatives and Hessians are taken on the CPU: their formulas are the same ops everywhere,
+and tests/test_agreement.py judges the gradients that the kernels of each device give.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +59,7 @@ def no_fallback():
     torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_first_derivatives(entry, sample, no_fallback):
     call, leaves = of_leaves(entry.function, sample)
     assert torch.autograd.gradcheck(
@@ -67,7 +71,7 @@ def test_first_derivatives(entry, sample, no_fallback):
     )
 
 
-@each_small()
+@each_small(devices=["cpu"])
 def test_second_derivatives(entry, sample, no_fallback):
     call, leaves = of_leaves(entry.function, sample)
     assert torch.autograd.gradgradcheck(
@@ -84,7 +88,7 @@ def test_second_derivatives(entry, sample, no_fallback):
         pytest.param(lambda f: jacrev(jacfwd(f)), id="reverse-over-forward"),
     ],
 )
-@each_small()
+@each_small(devices=["cpu"])
 def test_hessian(entry, sample, transform, no_fallback):
     number, x = to_number(entry.function, sample)
     expected = torch.autograd.functional.hessian(to_number(entry.reference, sample)[0], x)

@@ -34,7 +34,7 @@ def test_runs_give_the_same_bits(entry, sample):
     assert_same_bits(everything(entry, sample), everything(entry, sample))
 
 
-@each("samples", dtypes=[torch.float32, torch.bfloat16])
+@each("samples", dtypes=[torch.float32, torch.bfloat16], **cpu_only)
 def test_neighbouring_memory_does_not_matter(entry, sample):
     """The last bits may not depend on where an argument begins."""
     shifted = sample.map(
