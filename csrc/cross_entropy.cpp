@@ -3,7 +3,6 @@
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
-#include <ATen/Parallel.h>
 #include <ATen/TensorUtils.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <c10/util/irange.h>
@@ -18,6 +17,9 @@ KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)> cross_e
     "cross_entropy");
 KernelStub<void(const CrossEntropyProblem&, const CrossEntropyCotangents&, void*)>
     cross_entropy_backward_stub("cross_entropy_backward");
+KernelStub<void(const CrossEntropyProblem&, void*)> cross_entropy_scales_stub("cross_entropy");
+KernelStub<void(const CrossEntropyProblem&, const void*, void*, at::ScalarType)>
+    cross_entropy_total_stub("cross_entropy");
 
 namespace {
 
@@ -158,6 +160,8 @@ Prepared prepare(const at::Tensor& input, const at::Tensor& target, const CrossE
     const auto options = input.options().dtype(dtype);
     r.scales = dtype == at::kDouble ? mean_scales<double>(r, o.ignore_index, options)
                                     : mean_scales<float>(r, o.ignore_index, options);
+  } else if (input.device().is_cuda() && o.reduction == "mean" && r.target.defined()) {
+    r.scales = at::empty({2}, input.options().dtype(dtype));  // written below
   } else {
     r.scales = cross_entropy_scales(target, o, p.rows, r.weight, dtype);
   }
@@ -180,6 +184,9 @@ Prepared prepare(const at::Tensor& input, const at::Tensor& target, const CrossE
   p.smoothing = smoothing_from(o.smoothing);
   p.ignore_index = o.ignore_index;
   p.masked = o.masked;
+  if (input.device().is_cuda() && o.reduction == "mean" && r.target.defined()) {
+    cross_entropy_scales_stub(at::kCUDA, p, r.scales.data_ptr());
+  }
   return r;
 }
 
@@ -206,10 +213,15 @@ double blocked_sum(const scalar_t* values, int64_t count) {
 
 // The rows carry the scale of the mean already. Adding 0 * scale makes the mean of nothing, or of
 // rows that are all ignored, NaN as in torch: the scale is infinite there.
-at::Tensor reduced(const at::Tensor& loss_rows, const at::Tensor& scales,
-                   const CrossEntropyOptions& o, at::ScalarType dtype) {
+at::Tensor reduced(const at::Tensor& loss_rows, const Prepared& r, const CrossEntropyOptions& o,
+                   at::ScalarType dtype) {
   if (o.reduction == "none") return loss_rows.to(dtype);
-  if (!loss_rows.device().is_cpu()) return (loss_rows.sum() + (scales * 0).sum()).to(dtype);
+  const auto& scales = r.scales;
+  if (loss_rows.device().is_cuda()) {
+    auto out = at::empty({}, loss_rows.options().dtype(dtype));
+    cross_entropy_total_stub(at::kCUDA, r.problem, loss_rows.data_ptr(), out.data_ptr(), dtype);
+    return out;
+  }
   const auto sum = [&](auto zero) {
     using scalar_t = decltype(zero);
     const auto* scale = scales.const_data_ptr<scalar_t>();
@@ -280,7 +292,7 @@ CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const a
   if (prepared.problem.rows > 0) {
     cross_entropy_stub(input.device().type(), prepared.problem, results);
   }
-  out.loss = reduced(loss_rows, prepared.scales, o, o.out_dtype.value_or(arithmetic_type(input)));
+  out.loss = reduced(loss_rows, prepared, o, o.out_dtype.value_or(arithmetic_type(input)));
   return out;
 }
 

@@ -294,4 +294,12 @@ extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyResults&)> 
 extern KernelStub<void(const CrossEntropyProblem&, const CrossEntropyCotangents&, void*)>
     cross_entropy_backward_stub;
 
+// On a GPU alone, where each ATen op would be a launch. The scales of a mean over class indices, as
+// cross_entropy_scales makes them; and the sum of the losses of the rows, NaN where a scale is not
+// finite, as one value of `out_dtype`.
+extern KernelStub<void(const CrossEntropyProblem&, void* scales)> cross_entropy_scales_stub;
+extern KernelStub<void(const CrossEntropyProblem&, const void* loss_rows, void* out,
+                       at::ScalarType out_dtype)>
+    cross_entropy_total_stub;
+
 }  // namespace pyext

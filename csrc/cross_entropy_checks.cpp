@@ -2,10 +2,7 @@
 #include "cross_entropy_checks.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
-#include <c10/util/irange.h>
 
-#include <atomic>
 #include <cmath>
 
 namespace pyext {
@@ -133,18 +130,11 @@ void check_target_range(const at::Tensor& target, int64_t classes, int64_t ignor
                         const char* argument) {
   const int64_t rows = target.numel();
   const int64_t* values = target.const_data_ptr<int64_t>();
-  std::atomic<int64_t> first_bad{rows};
-  at::parallel_for(0, rows, 1 << 16, [&](int64_t begin, int64_t end) {
-    for (const auto i : c10::irange(begin, end)) {
-      const bool fits = static_cast<uint64_t>(values[i]) < static_cast<uint64_t>(classes);
-      if (C10_LIKELY(fits || values[i] == ignore_index)) continue;
-      int64_t seen = first_bad.load();
-      while (i < seen && !first_bad.compare_exchange_weak(seen, i)) {
-      }
-      return;
-    }
-  });
-  const int64_t row = first_bad.load();
+  int64_t row = 0;
+  while (row < rows && (static_cast<uint64_t>(values[row]) < static_cast<uint64_t>(classes) ||
+                        values[row] == ignore_index)) {
+    ++row;
+  }
   TORCH_CHECK_INDEX(row == rows, "cross_entropy: ", argument, " ", row < rows ? values[row] : 0,
                     " of row ", row, " is out of range for ", classes, " classes");
 }

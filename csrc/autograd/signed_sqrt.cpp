@@ -50,11 +50,10 @@ at::Tensor functional(const at::Tensor& self, double eps) {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return signed_sqrt(self, eps);
   }();
-  if (node != nullptr) {
-    torch::autograd::set_history(result, owner);
-    node->result = SavedVariable(result, /*is_output=*/true);
-  }
+  if (node != nullptr) torch::autograd::set_history(result, owner);
   if (has_tangent(self)) set_tangent(result, signed_sqrt_backward(tangent_of(self), result));
+  // Last, so that what is saved has its tangent too: for forward over reverse mode.
+  if (node != nullptr) node->result = SavedVariable(result, /*is_output=*/true);
   return result;
 }
 
@@ -67,12 +66,12 @@ at::Tensor& in_place(at::Tensor& self, double eps) {
     const at::AutoDispatchBelowAutograd guard;
     signed_sqrt_(self, eps);
   }
-  if (node != nullptr) {
-    torch::autograd::rebase_history(self, owner);
-    node->result = SavedVariable(self, /*is_output=*/true, /*is_inplace_on_view=*/self.is_view());
-  }
+  if (node != nullptr) torch::autograd::rebase_history(self, owner);
   if (tangent.defined()) {
-    set_tangent(self, signed_sqrt_backward(tangent, self), /*in_place=*/true);
+    set_tangent(self, signed_sqrt_backward(tangent, primal_of(self)), /*in_place=*/true);
+  }
+  if (node != nullptr) {
+    node->result = SavedVariable(self, /*is_output=*/true, /*is_inplace_on_view=*/self.is_view());
   }
   return self;
 }

@@ -105,8 +105,7 @@ class Tile {
       const acc_t g = in.loss ? array(in.loss)[i * in.loss_stride] : acc_t(0);
       terms_.reference[r] = array(in.saved_normalizer)[2 * i];
       terms_.sum[r] = array(in.saved_normalizer)[2 * i + 1];
-      const acc_t lse = terms_.reference[r] + logarithm(terms_.sum[r]);
-      set_terms(r, mass, g, lse, u_sum(r), dense_sum_[r],
+      set_terms(r, mass, g, u_sum(r), dense_sum_[r],
                 in.lse != nullptr ? array(in.lse)[i] : acc_t(0));
       terms_.entropy[r] = in.entropy ? array(in.entropy)[i] : acc_t(0);
       terms_.entropy_value[r] = in.entropy ? array(in.saved_entropy)[i] : acc_t(0);
@@ -303,13 +302,13 @@ class Tile {
       write(out.loss, row, row_loss(mass, sums, static_cast<acc_t>(p_.z_loss)));
       write_normalizer(out, row, terms_.reference[r], terms_.sum[r]);
       if (out.entropy != nullptr) {
-        write(out.lse, row, maximum[r] + log_sum[r]);
+        write(out.lse, row, lse_of(r));
         write(out.entropy, row, entropy[r]);
         write(out.target_log_prob, row, target_log_prob(r, sums));
         out.argmax[row] = argmax_[r];
       }
       if (out.gradient != nullptr) {
-        set_terms(r, mass, acc_t(1), maximum[r] + log_sum[r], sums.u_sum, sums.dense_sum, acc_t(0));
+        set_terms(r, mass, acc_t(1), sums.u_sum, sums.dense_sum, acc_t(0));
         terms_.entropy[r] = terms_.entropy_value[r] = acc_t(0);
       }
     }
@@ -328,11 +327,14 @@ class Tile {
     return taken(lam, log_prob(p_.target)) + taken(1 - lam, log_prob(p_.target_b));
   }
 
+  acc_t lse_of(int64_t r) const { return terms_.reference[r] + logarithm(terms_.sum[r]); }
+
   // In double, rounded once: there is one of these per row, and its error is in every class.
-  void set_terms(int64_t r, const RowMasses<acc_t>& mass, acc_t g, acc_t lse, acc_t u_sum,
-                 acc_t dense_sum, acc_t lse_cotangent) {
+  void set_terms(int64_t r, const RowMasses<acc_t>& mass, acc_t g, acc_t u_sum, acc_t dense_sum,
+                 acc_t lse_cotangent) {
     const RowMasses<double> exact{mass.pick_a, mass.pick_b, mass.off, mass.dense, mass.presence};
     const double total = total_mass<double>(exact, u_sum, dense_sum);
+    const acc_t lse = p_.z_loss != 0 ? lse_of(r) : acc_t(0);
     const double softmax = softmax_coefficient<double>(total, mass.presence, p_.z_loss, lse);
     terms_.factor[r] = static_cast<acc_t>((g * softmax + lse_cotangent) / terms_.sum[r]);
     terms_.off[r] = g * mass.off;
