@@ -5,6 +5,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 # pip takes the CUDA build of torch. For the much smaller CPU build:
 #   make demo TORCH="torch==2.13.0 --extra-index-url INDEX"
+# with the index that pytorch.org/get-started names for it.
 
 VENV := .venv
 PY := $(VENV)/bin/python

@@ -118,6 +118,7 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         libraries = _libraries.libraries(root, sets, cuda=bool(target.cuda))
         title = f"compiling for torch {torch.__version__}, {', '.join(sets)}"
         title += f", CUDA {', '.join(target.cuda)}" if target.cuda else ""
+        _drop_stale_objects(root, work)
         log = work / "build.log"
         steps = sum(len(library.sources) + 1 for library in libraries)
         request = {"sys_path": sys.path, "libraries": [_arguments(one, work) for one in libraries]}
@@ -140,6 +141,25 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         }
         _cache.publish_text(json.dumps(facts, indent=2), folder / _FACTS)
     return folder
+
+
+def _drop_stale_objects(root: Path, work: Path) -> None:
+    """Forgets what was compiled of sources that have changed without looking newer.
+
+    ninja goes by time stamps. A file that is replaced by an older one (another version installed, a
+    backup moved back, an archive unpacked) would not be compiled again, and its stale object would
+    be published under the new contents' name.
+    """
+    record = work / "sources.json"
+    files = {str(file): _hash(file.read_text()) for file in _libraries.source_files(root)}
+    if record.exists():
+        compiled, built = json.loads(record.read_text()), record.stat().st_mtime
+        changed = [file for file, digest in files.items() if compiled.get(file) != digest]
+        if any(Path(file).stat().st_mtime <= built for file in changed):
+            for folder in work.iterdir():
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+    _cache.publish_text(json.dumps(files), record)
 
 
 def _environment(compiler: Compiler, ninja: str, target: Target) -> dict[str, str]:

@@ -114,14 +114,19 @@ def python_abi() -> str:
     return str(sysconfig.get_config_var("SOABI"))
 
 
+def source_files(root: Path) -> list[Path]:
+    """The files of csrc/ and cuda/ that decide what is compiled."""
+    suffixes = (".cpp", ".h", ".cu", ".cuh", ".json")
+    files = (file for folder in ("csrc", "cuda") for file in (root / folder).rglob("*"))
+    return sorted(file for file in files if file.suffix in suffixes)
+
+
 def sources_digest(root: Path) -> str:
     """A hash of everything that decides what is compiled: sources, flags, and this file."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    for folder in ("csrc", "cuda"):
-        for file in sorted((root / folder).rglob("*")):
-            if file.suffix in (".cpp", ".h", ".cu", ".cuh", ".json"):
-                digest.update(str(file.relative_to(root)).encode())
-                digest.update(file.read_bytes())
+    for file in source_files(root):
+        digest.update(str(file.relative_to(root)).encode())
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

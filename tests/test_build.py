@@ -93,6 +93,18 @@ def test_an_edit_compiles_only_what_changed(tiny: TinyPackage) -> None:
     assert tiny.log().count(" -c ") == 1
 
 
+def test_a_source_that_became_older_is_compiled_again(tiny: TinyPackage) -> None:
+    """As when another version is installed over this one, or a backup is moved back."""
+    core = tiny.root / "csrc" / "core.cpp"
+    text = core.read_text()
+    assert_works(tiny.run())
+    core.write_text(text.replace("42", "43"))
+    assert tiny.run().stdout == "43\n"
+    core.write_text(text.replace("42", "44"))
+    os.utime(core, (0, 0))
+    assert tiny.run().stdout == "44\n"
+
+
 def test_spaces_in_paths(tiny: TinyPackage) -> None:
     tiny.root = tiny.root.rename(tiny.root.with_name("a check out"))
     tiny.cache = tiny.cache.with_name("a ca che")

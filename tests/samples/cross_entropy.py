@@ -183,6 +183,11 @@ def large_samples(make: Maker) -> Iterator[Sample]:
     yield Sample("large-rows", pair(41, 9001), {"label_smoothing": 0.1})
     yield Sample("large-columns", pair(30011, 10), {"label_smoothing": 0.1})
     yield Sample("large-strided", pair(3, 19, 77, 79), {"label_smoothing": 0.1})
+    x, y = pair(301, 997)
+    transposed = x.T.contiguous().T
+    yield Sample("large-transposed", (transposed, y.int()), {"reduction": "none"})
+    options = {"softcap": 5.0, "z_loss": 0.01, "label_smoothing": make.uniform(301)}
+    yield Sample("large-options", (x, y, make.uniform(997)), options)
     yield Sample("large-stats", pair(301, 997), {"return_stats": True, "reduction": "none"})
     x, _ = pair(301, 997)
     yield Sample("large-probabilities", (x, make.probabilities(301, 997)), grad=(0, 1))
