@@ -43,7 +43,7 @@ def draw(run: Run, file: Path) -> None:
         _speedups(bars, cases)
         _floor(floor, cases)
         figure.suptitle(f"{run.machine.title}  ·  {run.date}", fontsize=8, color="0.35")
-        figure.savefig(file, dpi=150)
+        figure.savefig(file, dpi=150, bbox_inches="tight")  # the legends reach beyond the axes
         plt.close(figure)
 
 
