@@ -2,51 +2,48 @@
 // cache. A tile is one row whose classes are contiguous (or gathered), or up to 64 neighbouring
 // rows walked class by class, a vector of rows at a time: for a strided class axis and few classes.
 // Tiles are independent, so the result has the same bits on any number of threads.
-#include <ATen/OpMathType.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
 
-#include "cpu/blocks.h"
+#include "cpu/cross_entropy_memory.h"
 #include "cpu/cross_entropy_rows.h"
-#include "cpu/transpose.h"
 #include "cross_entropy.h"
 
 namespace pyext {
 namespace {
 
-constexpr int64_t kTileRows = 64;
-constexpr int64_t kRowBlock = 2048;     // classes; 8 KiB of float logits stay in the first cache
-constexpr int64_t kColumnBlock = 64;    // classes of 64 rows, 16 KiB
 constexpr int64_t kFewClasses = 112;    // fewer do not fill vectors along a row
 constexpr int64_t kShortRow = 1 << 16;  // classes; logits, exponentials and gradient fit in L2
 constexpr int64_t kElementsPerTask = 1 << 15;
 
+// The arithmetic of a tile, on the blocks that TileMemory brings and takes away.
 template <typename acc_t, bool columns>
-class Tile {
+class Tile : TileMemory<acc_t, columns> {
+  using Memory = TileMemory<acc_t, columns>;
   using W = Walk<acc_t, columns>;
   using Stat = typename W::Stat;
   using Sums = OnlineSums<acc_t, columns>;
-  static constexpr int64_t kRows = columns ? kTileRows : 1;
+  using Block = typename Memory::Block;
+  using Memory::all_ignored, Memory::load_logits, Memory::load_probabilities, Memory::logit_at;
+  using Memory::array, Memory::offset_by, Memory::classes_of, Memory::ignored;
+  using Memory::kRows, Memory::kBlock, Memory::kBlockSize;
+  using Memory::p_, Memory::plain_logits_, Memory::blocks_, Memory::row_, Memory::rows_;
+  using Memory::q_, Memory::d_;
+  using Memory::written_in_place, Memory::store_gradient, Memory::zero_gradient;
+  using Memory::zero_ignored_gradient;
   static constexpr int64_t kGroupRows = columns ? W::kSize : 1;
   static constexpr int64_t kGroups = kRows / kGroupRows;
-  static constexpr int64_t kBlock = columns ? kColumnBlock : kRowBlock;
-  static constexpr int64_t kBlockSize = kBlock * kRows;
 
  public:
   // The exponentials of a tile are kept from the sums to the gradient where both are made at once
   // and nothing else is needed for it.
   Tile(const CrossEntropyProblem& p, bool forward_makes_gradient)
-      : p_(p),
-        plain_logits_(p.logit_scale == 1.0 && !p.capped),
+      : Memory(p),
         keeps_exponentials_(forward_makes_gradient && plain_logits_ && p.class_mass == nullptr &&
                             !p.masked && p.target != nullptr),
-        blocks_((p.classes + kBlock - 1) / kBlock),
-        common_masses_(smoothing_masses(p, 0, p.prior != nullptr ? acc_t(1) : acc_t(p.classes))),
-        z_(new acc_t[kBlockSize + W::kSize]),
-        q_(p.probabilities != nullptr ? new acc_t[kBlockSize + W::kSize] : nullptr),
-        d_(new acc_t[kBlockSize + W::kSize]) {
+        common_masses_(smoothing_masses(p, 0, p.prior != nullptr ? acc_t(1) : acc_t(p.classes))) {
     if (keeps_exponentials_) {
       exponentials_.reset(new acc_t[blocks_ * kBlockSize + W::kSize]);
     }
@@ -116,16 +113,6 @@ class Tile {
   }
 
  private:
-  struct Block {
-    const acc_t* data;
-    int64_t step;     // from class to class, where columns
-    int64_t classes;  // in this block
-  };
-
-  static const acc_t* array(const void* values) { return static_cast<const acc_t*>(values); }
-  static const acc_t* offset_by(const acc_t* values, int64_t c) {
-    return values != nullptr ? values + c : nullptr;
-  }
   static acc_t write(void* to, int64_t i, acc_t value) {
     return static_cast<acc_t*>(to)[i] = value;
   }
@@ -137,32 +124,13 @@ class Tile {
   }
 
   void begin(int64_t row, int64_t rows) {
-    row_ = row;
-    rows_ = rows;
+    this->move_to(row, rows);
     groups_ = (rows + kGroupRows - 1) / kGroupRows;
     entropy_ = false;
     std::fill_n(kept_, kGroups, false);
-    const auto& layout = p_.layout;
-    for (int k = 0; k < RowLayout::kOperands; ++k) {
-      const auto operand = static_cast<RowLayout::Operand>(k);
-      offset_[k] = layout.offset(operand, row);
-      row_stride_[k] = layout.dims > 0 ? layout.strides[k][layout.dims - 1] : 0;
-    }
     std::fill_n(dense_sum_, kRows, acc_t(0));
     std::fill_n(best_, kRows, W::kMinusInfinity);
     std::fill_n(argmax_, kRows, int64_t(0));
-  }
-
-  bool ignored(int64_t r) const {
-    if (p_.target == nullptr) return false;
-    return p_.target[row_ + r] == p_.ignore_index &&
-           (p_.target_b == nullptr || p_.target_b[row_ + r] == p_.ignore_index);
-  }
-  bool all_ignored() const {
-    for (int64_t r = 0; r < rows_; ++r) {
-      if (!ignored(r)) return false;
-    }
-    return true;
   }
 
   RowMasses<acc_t> masses_of(int64_t r) const {
@@ -179,74 +147,6 @@ class Tile {
   acc_t u_sum(int64_t r) const {
     if (p_.masked) return u_sum_[r];
     return p_.class_mass_sum ? *array(p_.class_mass_sum) : static_cast<acc_t>(p_.classes);
-  }
-
-  bool same_dtype() const { return p_.dtype == c10::CppTypeToScalarType<acc_t>::value; }
-  int64_t classes_of(int64_t b) const { return std::min(kBlock, p_.classes - b * kBlock); }
-
-  // The values of one operand for block b, in the arithmetic type, at to[class * kRows + row].
-  void load(acc_t* to, RowLayout::Operand operand, const void* tensor, at::ScalarType dtype,
-            int64_t b) {
-    const int64_t n = classes_of(b), class_stride = p_.layout.class_stride[operand];
-    const int64_t row_stride = row_stride_[operand];
-    const int64_t offset = offset_[operand] + b * kBlock * class_stride;
-    dispatch_dtype(dtype, [&](auto zero) {
-      using scalar_t = decltype(zero);
-      const auto* from = static_cast<const scalar_t*>(tensor) + offset;
-      if constexpr (!columns) {
-        load_run(to, from, class_stride, n);
-      } else {
-        // The lanes of rows that are not there are computed with too.
-        if (rows_ < kRows) std::fill_n(to, n * kRows, acc_t(0));
-        if (class_stride == 1 && row_stride != 1) {
-          if constexpr (std::is_same_v<scalar_t, acc_t>) {
-            transpose(from, row_stride, to, kRows, rows_, n);
-          } else {
-            for (int64_t r = 0; r < rows_; ++r) {
-              load_run(d_.get() + r * kBlock, from + r * row_stride, 1, n);
-            }
-            transpose(d_.get(), kBlock, to, kRows, rows_, n);
-          }
-          return;
-        }
-        // What comes next is the next classes, or the next rows where these are all classes.
-        const int64_t ahead = blocks_ > 1 ? n * class_stride : kRows * row_stride;
-        for (int64_t c = 0; c < n; ++c) {
-          const auto* run = from + c * class_stride;
-          for (int64_t r = 0; r < kRows; r += 64 / sizeof(scalar_t)) {
-            __builtin_prefetch(run + ahead + r);
-          }
-          load_run(to + c * kRows, run, row_stride, rows_);
-        }
-      }
-    });
-  }
-
-  Block load_logits(int64_t b) {
-    const int64_t n = classes_of(b);
-    if (!columns && plain_logits_ && same_dtype() &&
-        p_.layout.class_stride[RowLayout::kInput] == 1) {
-      return {array(p_.input) + offset_[RowLayout::kInput] + b * kBlock, kRows, n};
-    }
-    load(z_.get(), RowLayout::kInput, p_.input, p_.dtype, b);
-    if (!plain_logits_) {
-      for (int64_t i = 0; i < n * kRows; ++i) z_[i] = transformed(z_[i]);
-    }
-    return {z_.get(), kRows, n};
-  }
-  void load_probabilities(int64_t b) {
-    load(q_.get(), RowLayout::kProbabilities, p_.probabilities, p_.probabilities_dtype, b);
-  }
-
-  acc_t transformed(acc_t x) const {
-    return transformed_logit(x, static_cast<acc_t>(p_.logit_scale), static_cast<acc_t>(p_.softcap),
-                             p_.capped);
-  }
-  acc_t logit_at(int64_t r, int64_t y) const {
-    if (columns && blocks_ == 1) return z_[y * kRows + r];  // still there
-    const int64_t offset = offset_[RowLayout::kInput] + r * row_stride_[RowLayout::kInput] +
-                           y * p_.layout.class_stride[RowLayout::kInput];
-    return transformed(load_one<acc_t>(p_.input, p_.dtype, offset));
   }
 
   // The first index of the largest logit; a NaN is larger than any number, as in torch.argmax.
@@ -374,14 +274,6 @@ class Tile {
     }
   }
 
-  // Where block b of the gradient begins, if its values can be written there as they are formed.
-  acc_t* written_in_place(void* gradient, int64_t b) const {
-    const bool can = gradient != nullptr && !columns && plain_logits_ && same_dtype() &&
-                     p_.layout.class_stride[RowLayout::kGradient] == 1;
-    if (!can) return nullptr;
-    return static_cast<acc_t*>(gradient) + offset_[RowLayout::kGradient] + b * kBlock;
-  }
-
   void emit_all(void* gradient) {
     const bool needs_logits = !std::all_of(kept_, kept_ + groups_, [](bool kept) { return kept; });
     for (int64_t b = 0; b < blocks_; ++b) {
@@ -428,60 +320,10 @@ class Tile {
     }
   }
 
-  void store_gradient(const acc_t* d, int64_t first, int64_t n, void* gradient) {
-    const int64_t class_stride = p_.layout.class_stride[RowLayout::kGradient];
-    const int64_t row_stride = row_stride_[RowLayout::kGradient];
-    const int64_t offset = offset_[RowLayout::kGradient] + first * class_stride;
-    if constexpr (!columns) {
-      store_run(gradient, p_.dtype, offset, class_stride, n, d);
-    } else if (class_stride == 1 && row_stride != 1) {
-      if (same_dtype()) {
-        transpose(d, kRows, static_cast<acc_t*>(gradient) + offset, row_stride, n, rows_);
-        return;
-      }
-      transpose(d, kRows, z_.get(), kBlock, n, rows_);
-      for (int64_t r = 0; r < rows_; ++r) {
-        store_run(gradient, p_.dtype, offset + r * row_stride, 1, n, z_.get() + r * kBlock);
-      }
-    } else {
-      for (int64_t c = 0; c < n; ++c) {
-        store_run(gradient, p_.dtype, offset + c * class_stride, row_stride, rows_, d + c * kRows);
-      }
-    }
-  }
-
-  void zero_gradient(void* gradient) {
-    std::fill_n(d_.get(), kBlockSize, acc_t(0));
-    for (int64_t b = 0; b < blocks_; ++b) {
-      store_gradient(d_.get(), b * kBlock, classes_of(b), gradient);
-    }
-  }
-
-  // A row that does not count has no gradient, even where its logits are NaN.
-  void zero_ignored_gradient(void* gradient) {
-    if (!columns) return;
-    const int64_t stride = p_.layout.class_stride[RowLayout::kGradient];
-    bool zeroed = false;
-    for (int64_t r = 0; r < rows_; ++r) {
-      if (!ignored(r)) continue;
-      if (!zeroed) std::fill_n(d_.get(), kBlock, acc_t(0));
-      zeroed = true;
-      const int64_t offset = offset_[RowLayout::kGradient] + r * row_stride_[RowLayout::kGradient];
-      for (int64_t b = 0; b < blocks_; ++b) {
-        store_run(gradient, p_.dtype, offset + b * kBlock * stride, stride, classes_of(b),
-                  d_.get());
-      }
-    }
-  }
-
-  const CrossEntropyProblem& p_;
-  const bool plain_logits_;
   const bool keeps_exponentials_;
-  const int64_t blocks_;
   const Masses<acc_t> common_masses_;  // of all rows, unless these differ
-  std::unique_ptr<acc_t[]> z_, q_, d_, exponentials_;
-  int64_t row_ = 0, rows_ = 0, groups_ = 0;
-  int64_t offset_[RowLayout::kOperands] = {}, row_stride_[RowLayout::kOperands] = {};
+  std::unique_ptr<acc_t[]> exponentials_;
+  int64_t groups_ = 0;
   bool entropy_ = false;
   bool kept_[kGroups] = {};  // the exponentials of this group of rows serve the gradient
   GradientTerms<acc_t, kRows> terms_;
