@@ -144,7 +144,9 @@ def test_ctrl_c_ends_the_compilers(tiny: TinyPackage, tmp_path: Path) -> None:
     mark = tmp_path / "compiling"
     wait = f'case "$*" in *" -c "*) touch {mark}; sleep 1; touch {tmp_path / "done"};; esac'
     tiny.env["CXX"] = str(script(tmp_path / "slow-c++", wait, 'exec c++ "$@"'))
-    process = tiny.start()
+    # A suite that runs in the background has SIGINT ignored, and would hand that down.
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = tiny.start(listen + IMPORT)
     while not mark.exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
