@@ -5,12 +5,25 @@
 #include <ATen/Dispatch.h>
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
+#include <c10/core/impl/alloc_cpu.h>
 
 #include <cstdint>
+#include <memory>
 #include <type_traits>
 
 namespace pyext {
 namespace {
+
+// Uninitialised scratch on a cache line of its own: a vector that straddles two lines costs twice.
+struct FreeScratch {
+  void operator()(void* data) const { c10::free_cpu(data); }
+};
+template <typename T>
+using Scratch = std::unique_ptr<T[], FreeScratch>;
+template <typename T>
+Scratch<T> make_scratch(int64_t count) {
+  return Scratch<T>(static_cast<T*>(c10::alloc_cpu(count * sizeof(T))));
+}
 
 template <typename F>
 void dispatch_dtype(at::ScalarType dtype, F&& f) {

@@ -28,9 +28,9 @@ class Tile : TileMemory<acc_t, columns> {
   using Block = typename Memory::Block;
   using Memory::all_ignored, Memory::load_logits, Memory::load_probabilities, Memory::logit_at;
   using Memory::array, Memory::offset_by, Memory::classes_of, Memory::ignored;
-  using Memory::kRows, Memory::kBlock, Memory::kBlockSize;
+  using Memory::kRows, Memory::kBlock, Memory::kBlockSize, Memory::kPadding;
   using Memory::p_, Memory::plain_logits_, Memory::blocks_, Memory::row_, Memory::rows_;
-  using Memory::q_, Memory::d_;
+  using Memory::q_, Memory::d_, Memory::soon, Memory::offset_;
   using Memory::written_in_place, Memory::store_gradient, Memory::zero_gradient;
   using Memory::zero_ignored_gradient;
   static constexpr int64_t kGroupRows = columns ? W::kSize : 1;
@@ -45,7 +45,7 @@ class Tile : TileMemory<acc_t, columns> {
                             !p.masked && p.target != nullptr),
         common_masses_(smoothing_masses(p, 0, p.prior != nullptr ? acc_t(1) : acc_t(p.classes))) {
     if (keeps_exponentials_) {
-      exponentials_.reset(new acc_t[blocks_ * kBlockSize + W::kSize]);
+      exponentials_ = make_scratch<acc_t>(blocks_ * kBlockSize + kPadding);
     }
   }
 
@@ -71,7 +71,7 @@ class Tile : TileMemory<acc_t, columns> {
         sums[g].add_exponentials(
             z.data + lane, z.step, z.classes, smooths && !sums_masses,
             keeps_exponentials_ ? exponentials_.get() + b * kBlockSize + lane : nullptr, kRows,
-            p_.classes <= kShortRow ? written_in_place(out.gradient, b) : nullptr);
+            soon(b, p_.classes <= kShortRow ? out.gradient : nullptr));
         if (sums_masses) {
           sums[g].add_masses(z.data + lane, z.step, z.classes, offset_by(u, c),
                              offset_by(array(p_.prior), c), p_.masked);
@@ -286,6 +286,7 @@ class Tile : TileMemory<acc_t, columns> {
   // The gradient of block b, formed in the arithmetic type, then rounded and stored once.
   void emit(int64_t b, const Block& z, void* gradient) {
     const int64_t n = z.classes, first = b * kBlock;
+    if (kept_[0] && emit_rounded(exponentials_.get() + b * kBlockSize, first, n, gradient)) return;
     acc_t* const in_place = written_in_place(gradient, b);
     acc_t* d = in_place != nullptr ? in_place : d_.get();
     for (int64_t g = 0; g < groups_; ++g) {
@@ -297,7 +298,7 @@ class Tile : TileMemory<acc_t, columns> {
                                   p_.masked,
                                   entropy_};
       gradient_block<acc_t, columns, kRows>(offset_by(z.data, lane), kRows, n, terms_, lane, in,
-                                            d + lane, kRows);
+                                            soon(b, gradient), d + lane, kRows);
     }
     subtract_picks(d, first, n, p_.target, pick_a_);
     subtract_picks(d, first, n, p_.target_b, pick_b_);
@@ -311,6 +312,28 @@ class Tile : TileMemory<acc_t, columns> {
     store_gradient(d, first, n, gradient);
   }
 
+  // As emit, for a row of bfloat16 that is formed from its exponentials alone: the values
+  // are rounded in registers. False where that is not the case at hand.
+  bool emit_rounded(const acc_t* e, int64_t first, int64_t n, void* gradient) {
+    if constexpr (!columns && std::is_same_v<acc_t, float>) {
+      const auto k = RowLayout::kGradient;
+      if (p_.dtype != at::kBFloat16 || p_.layout.class_stride[k] != 1) return false;
+      auto* out = static_cast<at::BFloat16*>(gradient) + offset_[k] + first;
+      const acc_t factor = terms_.factor[0], off = terms_.off[0];
+      rounded_gradient_block(e, n, factor, off, out);
+      for (const int64_t* target : {p_.target, p_.target_b}) {
+        if (target == nullptr || target[row_] < first || target[row_] >= first + n) continue;
+        const int64_t c = target[row_] - first;
+        acc_t d = gradient_from_exponential(e[c], factor, off);
+        subtract_picks(&d, target[row_], 1, p_.target, pick_a_);
+        subtract_picks(&d, target[row_], 1, p_.target_b, pick_b_);
+        out[c] = d;
+      }
+      return true;
+    }
+    return false;
+  }
+
   void subtract_picks(acc_t* d, int64_t first, int64_t n, const int64_t* target,
                       const acc_t* pick) const {
     if (target == nullptr) return;
@@ -322,7 +345,7 @@ class Tile : TileMemory<acc_t, columns> {
 
   const bool keeps_exponentials_;
   const Masses<acc_t> common_masses_;  // of all rows, unless these differ
-  std::unique_ptr<acc_t[]> exponentials_;
+  Scratch<acc_t> exponentials_;
   int64_t groups_ = 0;
   bool entropy_ = false;
   bool kept_[kGroups] = {};  // the exponentials of this group of rows serve the gradient

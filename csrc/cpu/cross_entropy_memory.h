@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "cpu/blocks.h"
+#include "cpu/cross_entropy_rows.h"
 #include "cpu/transpose.h"
 #include "cross_entropy.h"
 
@@ -34,9 +35,9 @@ class TileMemory {
       : p_(p),
         plain_logits_(p.logit_scale == 1.0 && !p.capped),
         blocks_((p.classes + kBlock - 1) / kBlock),
-        z_(new acc_t[kBlockSize + kPadding]),
-        q_(p.probabilities != nullptr ? new acc_t[kBlockSize + kPadding] : nullptr),
-        d_(new acc_t[kBlockSize + kPadding]) {}
+        z_(make_scratch<acc_t>(kBlockSize + kPadding)),
+        q_(p.probabilities != nullptr ? make_scratch<acc_t>(kBlockSize + kPadding) : nullptr),
+        d_(make_scratch<acc_t>(kBlockSize + kPadding)) {}
 
   void move_to(int64_t row, int64_t rows) {
     row_ = row;
@@ -134,6 +135,20 @@ class TileMemory {
     return transformed(load_one<acc_t>(p_.input, p_.dtype, offset));
   }
 
+  // Where block b of an operand of one row begins in memory.
+  const char* address(RowLayout::Operand operand, const void* tensor, int64_t b) const {
+    const int64_t offset = offset_[operand] + b * kBlock * p_.layout.class_stride[operand];
+    return static_cast<const char*>(tensor) + offset * c10::elementSize(p_.dtype);
+  }
+
+  // What the arithmetic on block b fetches: the block after it, and its gradient's place if given.
+  Soon soon(int64_t b, const void* gradient) const {
+    const bool contiguous = p_.layout.class_stride[RowLayout::kGradient] == 1;
+    return {address(RowLayout::kInput, p_.input, b + 1),
+            gradient != nullptr && contiguous ? address(RowLayout::kGradient, gradient, b) : nullptr,
+            static_cast<int64_t>(c10::elementSize(p_.dtype))};
+  }
+
   // Where block b of the gradient begins, if its values can be written there as they are formed.
   acc_t* written_in_place(void* gradient, int64_t b) const {
     const bool can = gradient != nullptr && !columns && plain_logits_ && same_dtype() &&
@@ -191,7 +206,7 @@ class TileMemory {
   const CrossEntropyProblem& p_;
   const bool plain_logits_;  // neither scaled nor capped
   const int64_t blocks_;
-  std::unique_ptr<acc_t[]> z_, q_, d_;
+  Scratch<acc_t> z_, q_, d_;
   int64_t row_ = 0, rows_ = 0;
   int64_t offset_[RowLayout::kOperands] = {}, row_stride_[RowLayout::kOperands] = {};
 };

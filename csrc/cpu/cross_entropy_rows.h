@@ -14,8 +14,7 @@
 namespace pyext {
 namespace {
 
-// How far ahead of its use a row is fetched, and its gradient's cache lines are claimed (elements).
-constexpr int64_t kReadAhead = 2048;
+// How far ahead of the values the cache lines of a gradient are claimed (elements).
 constexpr int64_t kWriteAhead = 512;
 
 template <typename acc_t, bool columns>
@@ -88,6 +87,19 @@ struct Walk {
   }
 };
 
+// Memory that will be read, and written, while the walk stands at class 0; later classes follow at
+// `width` bytes. The hardware's own prefetch ends with each page, and a page is soon read.
+struct Soon {
+  const char* read;
+  const char* written;  // or null
+  int64_t width;
+
+  void fetch(int64_t i) const { __builtin_prefetch(read + i * width, /*write=*/0, /*locality=*/0); }
+  void claim(int64_t i) const {
+    if (written != nullptr) __builtin_prefetch(written + i * width, /*write=*/1);
+  }
+};
+
 // The statistics of a group of rows, updated block by block (after Milakov and Gimelshein 2018,
 // "Online normalizer calculation for softmax").
 //
@@ -115,10 +127,10 @@ struct OnlineSums {
   bool moved = false;  // blocks were summed relative to another reference
   bool summed = false;
 
-  // Adds a block, storing exp(z - reference) where `exponentials` is not null, and fetching
-  // `soon_written` into the cache.
+  // Adds a block, storing exp(z - reference) where `exponentials` is not null, and fetching what
+  // comes next into the cache.
   void add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
-                        acc_t* exponentials, int64_t exponentials_step, const acc_t* soon_written) {
+                        acc_t* exponentials, int64_t exponentials_step, const Soon& soon) {
     if (!started) {
       reference = first_maximum(z, step, n);
       started = true;
@@ -134,8 +146,8 @@ struct OnlineSums {
         e_sum = e_sum + e;
         d_sum = d_sum + W::valid(d, lanes);
         if constexpr (!columns) {
-          __builtin_prefetch(z + i + kReadAhead, /*write=*/0, /*locality=*/0);
-          if (soon_written != nullptr) __builtin_prefetch(soon_written + i, /*write=*/1);
+          soon.fetch(i);
+          soon.claim(i);
         }
       });
       maximum = W::larger(W::max(largest), maximum);
@@ -251,11 +263,40 @@ struct BlockInputs {
   bool entropy = false;
 };
 
+// d loss / d z for n classes of one row from their exponentials alone, rounded as it is formed.
+template <typename scalar_t>
+void rounded_gradient_block(const float* exponentials, int64_t n, float factor, float off,
+                            scalar_t* out) {
+  using Vec = at::vec::Vectorized<float>;
+  using Rounded = at::vec::Vectorized<scalar_t>;
+  const Vec factors(factor), offs(off);
+  const auto rounded = [&](const float* e) {
+    return at::vec::convert_from_float<scalar_t>(
+        at::vec::fmsub(Vec::loadu(e), factors, offs),
+        at::vec::fmsub(Vec::loadu(e + Vec::size()), factors, offs));
+  };
+  int64_t i = 0;
+  for (; i + Rounded::size() <= n; i += Rounded::size()) {
+    rounded(exponentials + i).store(out + i);
+    __builtin_prefetch(out + i + 2 * kWriteAhead, /*write=*/1);
+  }
+  if (i < n) rounded(exponentials + i).store(out + i, static_cast<int>(n - i));
+}
+
+// One value of the above, by the same instructions.
+inline float gradient_from_exponential(float exponential, float factor, float off) {
+  using Vec = at::vec::Vectorized<float>;
+  float lanes[Vec::size()];
+  at::vec::fmsub(Vec(exponential), Vec(factor), Vec(off)).store(lanes);
+  return lanes[0];
+}
+
 // d loss / d z for n classes of the group of rows that begins at lane `lane`.
 template <typename acc_t, bool columns, int64_t kRows>
 void gradient_block(const acc_t* z, int64_t step, int64_t n,
                     const GradientTerms<acc_t, kRows>& terms, int64_t lane,
-                    const BlockInputs<acc_t>& in, acc_t* out, int64_t out_step) {
+                    const BlockInputs<acc_t>& in, const Soon& soon, acc_t* out,
+                    int64_t out_step) {
   using W = Walk<acc_t, columns>;
   using Vec = typename W::Vec;
   using Stat = typename W::Stat;
@@ -264,7 +305,7 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
   if (in.exponentials != nullptr) {
     W::each(in.exponentials, step, n, [&](int64_t i, const Vec& e, int64_t lanes) {
       at::vec::fmsub(e, factors, offs).store(W::at(out, out_step, i), static_cast<int>(lanes));
-      if constexpr (!columns) __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
+      if constexpr (!columns) soon.claim(i + kWriteAhead);
     });
     return;
   }
@@ -290,8 +331,8 @@ void gradient_block(const acc_t* z, int64_t step, int64_t n,
     }
     d.store(W::at(out, out_step, i), static_cast<int>(lanes));
     if constexpr (!columns) {
-      __builtin_prefetch(z + i + kReadAhead);
-      __builtin_prefetch(out + i + kWriteAhead, /*write=*/1);
+      soon.fetch(i);
+      soon.claim(i + kWriteAhead);
     }
   });
 }

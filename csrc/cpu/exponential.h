@@ -28,12 +28,13 @@ static inline FloatVec exponential(const FloatVec& x) {
 #endif
   FloatVec r = fmadd(n, FloatVec(-0.693359375f), clamped);
   r = fmadd(n, FloatVec(2.12194440e-4f), r);
-  FloatVec p = fmadd(r, FloatVec(1.9875691500e-4f), FloatVec(1.3981999507e-3f));
-  p = fmadd(p, r, FloatVec(8.3334519073e-3f));
-  p = fmadd(p, r, FloatVec(4.1665795894e-2f));
-  p = fmadd(p, r, FloatVec(1.6666665459e-1f));
-  p = fmadd(p, r, FloatVec(5.0000001201e-1f));
-  p = fmadd(p, r * r, r) + FloatVec(1.0f);
+  // By pairs (Estrin): a chain of 5 where Horner's has 8, so more vectors are under way at a time.
+  const FloatVec r2 = r * r;
+  const FloatVec high = fmadd(r, FloatVec(1.9875691500e-4f), FloatVec(1.3981999507e-3f));
+  const FloatVec middle = fmadd(r, FloatVec(8.3334519073e-3f), FloatVec(4.1665795894e-2f));
+  const FloatVec low = fmadd(r, FloatVec(1.6666665459e-1f), FloatVec(5.0000001201e-1f));
+  const FloatVec tail = fmadd(fmadd(high, r2, middle), r2, low);
+  const FloatVec p = fmadd(tail, r2, r) + FloatVec(1.0f);
 #if defined(CPU_CAPABILITY_AVX512)
   return _mm512_scalef_ps(p, n);
 #else
