@@ -29,6 +29,16 @@ PYEXT_HOST_DEVICE double logarithm(double x) { return ::log(x); }
 PYEXT_HOST_DEVICE float hyperbolic_tangent(float x) { return ::tanhf(x); }
 PYEXT_HOST_DEVICE double hyperbolic_tangent(double x) { return ::tanh(x); }
 
+// a b + c, rounded once where the processor can.
+template <typename T>
+PYEXT_HOST_DEVICE T multiply_add(const T& a, const T& b, const T& c) {
+  return a * b + c;
+}
+
+// The larger of two; NaN if either is.
+PYEXT_HOST_DEVICE float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
+PYEXT_HOST_DEVICE double larger_or_nan(double a, double b) { return a > b || a != a ? a : b; }
+
 // a where the condition holds, else b.
 template <typename scalar_t>
 PYEXT_HOST_DEVICE scalar_t where(bool condition, scalar_t a, scalar_t b) {
@@ -48,8 +58,16 @@ inline at::vec::Vectorized<scalar_t> square_root(const at::vec::Vectorized<scala
 }
 
 template <typename scalar_t>
-inline at::vec::Vectorized<scalar_t> hyperbolic_tangent(const at::vec::Vectorized<scalar_t>& x) {
-  return x.tanh();
+inline at::vec::Vectorized<scalar_t> multiply_add(const at::vec::Vectorized<scalar_t>& a,
+                                                  const at::vec::Vectorized<scalar_t>& b,
+                                                  const at::vec::Vectorized<scalar_t>& c) {
+  return at::vec::fmadd(a, b, c);
+}
+
+template <typename scalar_t>
+inline at::vec::Vectorized<scalar_t> larger_or_nan(const at::vec::Vectorized<scalar_t>& a,
+                                                   const at::vec::Vectorized<scalar_t>& b) {
+  return at::vec::maximum(a, b);
 }
 
 // The condition is a vector of all-ones and all-zeros lanes, as Vectorized comparisons give it.

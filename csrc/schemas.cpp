@@ -13,6 +13,12 @@ const std::string kCrossEntropyOptions =
     "float z_loss=0.0, float logit_scale=1.0, float? softcap=None, bool masked=False, "
     "bool validate=False, bool return_stats=False, ScalarType? out_dtype=None";
 
+// What fused_adam and fused_adam_ share; names and order are those of torch._fused_adam_.
+const std::string kAdamOptions =
+    "Tensor[] state_steps, *, float lr, float beta1, float beta2, float weight_decay, float eps, "
+    "bool amsgrad, bool maximize, bool decoupled_weight_decay=False, Tensor? lr_tensor=None, "
+    "Tensor? grad_scale=None, Tensor? found_inf=None";
+
 }  // namespace
 
 TORCH_LIBRARY(pyext, m) {
@@ -35,4 +41,14 @@ TORCH_LIBRARY(pyext, m) {
   op("cross_entropy_backward(Tensor? grad_loss, Tensor? grad_lse, Tensor? grad_entropy, "
      "Tensor input, Tensor target, Tensor normalizer, Tensor entropy, " +
      kCrossEntropyOptions + ") -> Tensor");
+
+  // One step of Adam or AdamW over many tensors. state_steps count it already.
+  op("fused_adam_(Tensor(a!)[] self, Tensor[] grads, Tensor(b!)[] exp_avgs, "
+     "Tensor(c!)[] exp_avg_sqs, Tensor(d!)[] max_exp_avg_sqs, " +
+     kAdamOptions + ") -> ()");
+  op("fused_adam(Tensor[] self, Tensor[] grads, Tensor[] exp_avgs, Tensor[] exp_avg_sqs, "
+     "Tensor[] max_exp_avg_sqs, " +
+     kAdamOptions +
+     ") -> (Tensor[] self_out, Tensor[] exp_avgs_out, Tensor[] exp_avg_sqs_out, "
+     "Tensor[] max_exp_avg_sqs_out)");
 }

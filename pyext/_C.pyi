@@ -1,4 +1,8 @@
-"""Facts of the loaded build, from csrc/python/module.cpp."""
+"""Facts of the loaded build and stateful objects, from csrc/python."""
+
+from typing import Any
+
+from torch import Tensor
 
 def torch_version() -> str:
     """The torch version compiled against."""
@@ -14,3 +18,32 @@ def instruction_set() -> str:
 
 def cuda_architectures() -> list[str]:
     """The architectures of the loaded CUDA kernels, such as "900"; empty without CUDA."""
+
+class AdamStepper:
+    """The object behind pyext.optim.Adam, from csrc/python/adam_stepper.h."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_grad_norm: float | None,
+        zero_grad: bool,
+        skip_nonfinite: bool,
+        telemetry: bool,
+        seed: int,
+    ) -> None: ...
+    def step(
+        self,
+        groups: list[dict[str, Any]],
+        state: dict[Tensor, Any],
+        grad_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> list[tuple[int, int]]:
+        """Steps, or returns the group and index of parameters whose state is to be completed."""
+
+    @property
+    def grad_norm(self) -> Tensor | None: ...
+    @property
+    def telemetry(self) -> tuple[float, float, float, int] | None: ...
+    @property
+    def skipped_steps(self) -> int: ...

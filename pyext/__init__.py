@@ -10,16 +10,21 @@ from pyext._version import __version__
 if not _load.is_command_line():  # `python -m pyext doctor` must work when loading does not
     _load.load()
 
-    from pyext import nn
+    from pyext import nn, optim
     from pyext.ops.cross_entropy import CrossEntropyStats, cross_entropy, mixup_cross_entropy
+    from pyext.ops.fused_adam import FusedAdamResult, fused_adam, fused_adam_
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
 __all__ = [
     "CrossEntropyStats",
+    "FusedAdamResult",
     "__version__",
     "cross_entropy",
+    "fused_adam",
+    "fused_adam_",
     "mixup_cross_entropy",
     "nn",
+    "optim",
     "signed_sqrt",
     "signed_sqrt_",
 ]

@@ -144,9 +144,10 @@ class TileMemory {
   // What the arithmetic on block b fetches: the block after it, and its gradient's place if given.
   Soon soon(int64_t b, const void* gradient) const {
     const bool contiguous = p_.layout.class_stride[RowLayout::kGradient] == 1;
-    return {address(RowLayout::kInput, p_.input, b + 1),
-            gradient != nullptr && contiguous ? address(RowLayout::kGradient, gradient, b) : nullptr,
-            static_cast<int64_t>(c10::elementSize(p_.dtype))};
+    return {
+        address(RowLayout::kInput, p_.input, b + 1),
+        gradient != nullptr && contiguous ? address(RowLayout::kGradient, gradient, b) : nullptr,
+        static_cast<int64_t>(c10::elementSize(p_.dtype))};
   }
 
   // Where block b of the gradient begins, if its values can be written there as they are formed.

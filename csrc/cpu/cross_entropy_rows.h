@@ -295,8 +295,7 @@ inline float gradient_from_exponential(float exponential, float factor, float of
 template <typename acc_t, bool columns, int64_t kRows>
 void gradient_block(const acc_t* z, int64_t step, int64_t n,
                     const GradientTerms<acc_t, kRows>& terms, int64_t lane,
-                    const BlockInputs<acc_t>& in, const Soon& soon, acc_t* out,
-                    int64_t out_step) {
+                    const BlockInputs<acc_t>& in, const Soon& soon, acc_t* out, int64_t out_step) {
   using W = Walk<acc_t, columns>;
   using Vec = typename W::Vec;
   using Stat = typename W::Stat;

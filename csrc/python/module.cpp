@@ -1,8 +1,9 @@
-// The Python module pyext._C: facts of this build. Stateful objects of later ops are bound here.
+// The Python module pyext._C: facts of this build, and the objects that hold state.
 #include <pybind11/stl.h>
 #include <torch/extension.h>
 #include <torch/version.h>
 
+#include "adam_stepper.h"
 #include "kernel_stub.h"
 
 #if !defined(PYEXT_CXX_FLAGS)
@@ -18,4 +19,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         "The instruction set of the loaded CPU kernels: DEFAULT, AVX2 or AVX512.");
   m.def("cuda_architectures", &pyext::cuda_architectures,
         "The architectures of the loaded CUDA kernels, such as '900'; empty without CUDA.");
+  pyext::bind_adam_stepper(m);
 }

@@ -1,0 +1,341 @@
+// The step of Adam on the CPU. The elements of all tensors form one line that is cut evenly among
+// the threads; each tensor's share of it is walked in units whose bounds depend on the tensor
+// alone, so that sums over elements have the same bits on any number of threads.
+#include <ATen/Parallel.h>
+
+#include <cmath>
+#include <vector>
+
+#include "cpu/fused_adam_block.h"
+#include "fused_adam.h"
+
+namespace pyext {
+namespace {
+
+constexpr int64_t kQuantum = kCodeBlock;  // elements: cuts fall on multiples of it
+constexpr int64_t kUnit = 64 * kQuantum;  // elements that are walked, and summed up, at a time
+constexpr int64_t kQuantaPerTask = 128;   // fewer are not worth a thread
+
+int64_t quanta_of(const AdamTensor& t) { return (t.numel + kQuantum - 1) / kQuantum; }
+int64_t units_of(const AdamTensor& t) { return (t.numel + kUnit - 1) / kUnit; }
+
+// Calls f(tensor, first element, elements, index of the unit) for every unit of every tensor.
+template <typename F>
+void for_each_unit(const AdamProblem& p, const F& f) {
+  std::vector<int64_t> quanta(p.tensors.size() + 1), units(p.tensors.size() + 1);
+  for (size_t i = 0; i < p.tensors.size(); ++i) {
+    quanta[i + 1] = quanta[i] + quanta_of(p.tensors[i]);
+    units[i + 1] = units[i] + units_of(p.tensors[i]);
+  }
+  constexpr int64_t per_unit = kUnit / kQuantum;
+  at::parallel_for(0, quanta.back(), kQuantaPerTask, [&](int64_t begin, int64_t end) {
+    // The first tensor that ends behind `begin`; a unit belongs to the range in which it begins.
+    size_t i = std::upper_bound(quanta.begin(), quanta.end(), begin) - quanta.begin() - 1;
+    for (; i < p.tensors.size() && quanta[i] < end; ++i) {
+      const AdamTensor& t = p.tensors[i];
+      const int64_t skipped = std::max<int64_t>(0, begin - quanta[i]);
+      for (int64_t u = (skipped + per_unit - 1) / per_unit; u < units_of(t); ++u) {
+        if (quanta[i] + u * per_unit >= end) break;
+        f(t, u * kUnit, std::min(kUnit, t.numel - u * kUnit), units[i] + u);
+      }
+    }
+  });
+}
+
+int64_t count_units(const AdamProblem& p) {
+  int64_t result = 0;
+  for (const auto& t : p.tensors) result += units_of(t);
+  return result;
+}
+
+// The formula over a block. With `updates` it says what it subtracted.
+template <typename acc_t>
+void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, const acc_t* grad,
+                  acc_t* exp_avg, acc_t* exp_avg_sq, acc_t* max_exp_avg_sq, acc_t* updates) {
+  using Vec = at::vec::Vectorized<acc_t>;
+  const auto update = [&](int64_t i, int64_t lanes) {
+    const auto load = [&](const acc_t* from) {
+      return lanes == Vec::size() ? Vec::loadu(from + i) : Vec::loadu(from + i, lanes);
+    };
+    const auto store = [&](acc_t* to, const Vec& values) {
+      lanes == Vec::size() ? values.store(to + i) : values.store(to + i, static_cast<int>(lanes));
+    };
+    AdamElement<Vec> x{load(param), load(exp_avg), load(exp_avg_sq), Vec(0)};
+    if (c.amsgrad) x.max_exp_avg_sq = load(max_exp_avg_sq);
+    const Vec u = adam_update(c, load(grad), x);
+    store(param, x.param);
+    store(exp_avg, x.exp_avg);
+    store(exp_avg_sq, x.exp_avg_sq);
+    if (c.amsgrad) store(max_exp_avg_sq, x.max_exp_avg_sq);
+    if (updates != nullptr) store(updates, u);
+  };
+  int64_t i = 0;
+  for (; i + Vec::size() <= n; i += Vec::size()) update(i, Vec::size());
+  if (i < n) update(i, n - i);
+}
+
+// One thread's way through the blocks of tensors with one arithmetic type.
+template <typename acc_t>
+class Step {
+  static constexpr bool is_float = std::is_same_v<acc_t, float>;
+  using T = AdamTensor;
+
+ public:
+  Step(const AdamProblem& problem, bool telemetry) : p_(problem), telemetry_(telemetry) {}
+
+  void run(const AdamTensor& t, int64_t first, int64_t count, AdamTelemetry* sums) {
+    const auto coefficients = cast(p_.groups[t.group].coefficients);
+    for (int64_t begin = first; begin < first + count; begin += kAdamBlock) {
+      block(t, coefficients, begin, std::min(kAdamBlock, first + count - begin), sums);
+    }
+  }
+
+ private:
+  static AdamCoefficients<acc_t> cast(const AdamCoefficients<double>& c) {
+    const auto to = [](double x) { return static_cast<acc_t>(x); };
+    return {to(c.grad_factor), to(c.l2),        to(c.decay),     to(c.weight1),     to(c.beta1),
+            to(c.beta2),       to(c.weight2),   to(c.step_size), to(c.root_factor), to(c.eps),
+            c.has_l2,          c.near_gradient, c.amsgrad};
+  }
+
+  void block(const AdamTensor& t, const AdamCoefficients<acc_t>& c, int64_t begin, int64_t n,
+             AdamTelemetry* sums) {
+    const auto& operands = t.operands;
+    acc_t* const param = fetch_param(t, begin, n);
+    acc_t* const grad = fetch(operands[T::kGrad], begin, n, grad_);
+    acc_t* const m = fetch_moment(t, T::kExpAvg, begin, n, exp_avg_);
+    acc_t* const v = fetch_moment(t, T::kExpAvgSq, begin, n, exp_avg_sq_);
+    acc_t* const top =
+        c.amsgrad ? fetch_moment(t, T::kMaxExpAvgSq, begin, n, max_exp_avg_sq_) : nullptr;
+    if (telemetry_) std::copy_n(param, n, old_);
+    update_block(c, n, param, grad, m, v, top, telemetry_ ? updates_ : nullptr);
+    put_moment(t, T::kExpAvg, begin, n, m);
+    put_moment(t, T::kExpAvgSq, begin, n, v);
+    if (c.amsgrad) put_moment(t, T::kMaxExpAvgSq, begin, n, top);
+    put_param(t, begin, n, param);
+    if (operands[T::kEma].data != nullptr) average(t, begin, n, param);
+    if (telemetry_) add_up(c, n, param, grad, sums);
+    if (p_.zero_grad) {
+      std::fill_n(grad_, n, acc_t(0));
+      if (grad != grad_) std::fill_n(grad, n, acc_t(0));
+      put(operands[T::kGrad], begin, n, grad);
+    }
+  }
+
+  RandomStream stream(const AdamTensor& t, uint32_t purpose) const {
+    return {p_.seed, t.step, t.parameter, purpose};
+  }
+
+  // The parameter in full precision.
+  acc_t* fetch_param(const AdamTensor& t, int64_t begin, int64_t n) {
+    const auto& param = t.operands[T::kParam];
+    const auto& master = t.operands[T::kMaster];
+    acc_t* const stored = fetch(param, begin, n, param_);
+    if constexpr (is_float) {
+      switch (t.master) {
+        case AdamMaster::kFloat32: {
+          float* const full = fetch(master, begin, n, master_);
+          round_stored(param.dtype, full, n, rounded_);
+          // Whoever wrote to the parameter since the last step is heard.
+          for (int64_t i = 0; i < n; ++i) full[i] = rounded_[i] == stored[i] ? full[i] : stored[i];
+          return full;
+        }
+        case AdamMaster::kSplit: {
+          fetch_raw(master, begin, n, low_);
+          for (int64_t i = 0; i < n; ++i) {
+            stored[i] = float_of(bits_of(stored[i]) + static_cast<uint32_t>(int32_t{low_[i]}));
+          }
+          return stored;
+        }
+        case AdamMaster::kKahan: {
+          const float* const lost = fetch(master, begin, n, master_);
+          for (int64_t i = 0; i < n; ++i) stored[i] += lost[i];
+          return stored;
+        }
+        default:
+          break;
+      }
+    }
+    return stored;
+  }
+
+  // Leaves in `full` what the next step will find.
+  void put_param(const AdamTensor& t, int64_t begin, int64_t n, acc_t* full) {
+    const auto& param = t.operands[T::kParam];
+    const auto& master = t.operands[T::kMaster];
+    if constexpr (is_float) {
+      switch (t.master) {
+        case AdamMaster::kFloat32:
+          put(master, begin, n, full);
+          round_stored(param.dtype, full, n, rounded_);
+          return put(param, begin, n, rounded_);
+        case AdamMaster::kSplit:
+          for (int64_t i = 0; i < n; ++i) {
+            const SplitFloat x = split(full[i]);
+            rounded_[i] = float_of_bfloat16(x.high);
+            low_[i] = x.low;
+          }
+          put_raw(master, begin, n, low_);
+          return put(param, begin, n, rounded_);
+        case AdamMaster::kKahan:
+          round_to(param.dtype, full, n, rounded_);
+          for (int64_t i = 0; i < n; ++i) master_[i] = full[i] - rounded_[i];
+          put(master, begin, n, master_);
+          return put(param, begin, n, rounded_);
+        case AdamMaster::kStochastic:
+          fill_random(stream(t, 0), begin, n, random_);
+          for (int64_t i = 0; i < n; ++i) {
+            full[i] = float_of_bfloat16(bfloat16_stochastic(full[i], random_[i]));
+          }
+          return put(param, begin, n, full);
+        case AdamMaster::kNone:
+          if (param.dtype != at::kFloat && (telemetry_ || t.operands[T::kEma].data != nullptr)) {
+            round_to(param.dtype, full, n, full);
+          }
+          break;
+      }
+    }
+    put(param, begin, n, full);
+  }
+
+  // The rounding of a float32 copy: that of `split`, so that both give the same parameters.
+  static void round_stored(at::ScalarType dtype, const float* full, int64_t n, float* rounded) {
+    if (dtype != at::kBFloat16) return round_to(dtype, full, n, rounded);
+    for (int64_t i = 0; i < n; ++i) rounded[i] = float_of_bfloat16(bfloat16_nearest_away(full[i]));
+  }
+
+  static T::Operand scale_of(T::Operand moment) {
+    return static_cast<T::Operand>(T::kExpAvgScale + (moment - T::kExpAvg));
+  }
+
+  acc_t* fetch_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n,
+                      acc_t* scratch) {
+    const auto& moment = t.operands[which];
+    if constexpr (is_float) {
+      const auto& scale = t.operands[scale_of(which)];
+      if (moment.dtype == at::kChar) {
+        return decode<int8_t>(moment, scale, begin, n, scratch, first_moment_of);
+      }
+      if (moment.dtype == at::kByte) {
+        return decode<uint8_t>(moment, scale, begin, n, scratch, second_moment_of);
+      }
+    }
+    return fetch(moment, begin, n, scratch);
+  }
+
+  void put_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n, acc_t* values) {
+    const auto& moment = t.operands[which];
+    if constexpr (is_float) {
+      const auto& scale = t.operands[scale_of(which)];
+      const bool coded = moment.dtype == at::kChar || moment.dtype == at::kByte;
+      if (coded || (t.stochastic_moments && moment.dtype == at::kBFloat16)) {
+        fill_random(stream(t, 1 + (which - T::kExpAvg)), begin, n, random_);
+      }
+      if (moment.dtype == at::kChar) {
+        return encode<int8_t>(moment, scale, begin, n, values, random_, first_moment_code);
+      }
+      if (moment.dtype == at::kByte) {
+        return encode<uint8_t>(moment, scale, begin, n, values, random_, second_moment_code);
+      }
+      if (t.stochastic_moments && moment.dtype == at::kBFloat16) {
+        for (int64_t i = 0; i < n; ++i) {
+          values[i] = float_of_bfloat16(bfloat16_stochastic(values[i], random_[i]));
+        }
+      }
+    }
+    put(moment, begin, n, values);
+  }
+
+  void average(const AdamTensor& t, int64_t begin, int64_t n, const acc_t* param) {
+    const auto& operand = t.operands[T::kEma];
+    const acc_t weight = static_cast<acc_t>(t.ema_weight);
+    acc_t* const ema = fetch(operand, begin, n, rounded_);
+    for (int64_t i = 0; i < n; ++i) ema[i] += weight * (param[i] - ema[i]);
+    put(operand, begin, n, ema);
+  }
+
+  void add_up(const AdamCoefficients<acc_t>& c, int64_t n, const acc_t* param, const acc_t* grad,
+              AdamTelemetry* sums) {
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = double{grad[i]} * c.grad_factor, u = updates_[i], x = param[i];
+      sums->grad_square += g * g;
+      sums->update_square += u * u;
+      sums->param_square += x * x;
+      sums->lost += updates_[i] != 0 && param[i] == old_[i];
+    }
+  }
+
+  const AdamProblem& p_;
+  const bool telemetry_;
+  alignas(64) acc_t param_[kAdamBlock], grad_[kAdamBlock], exp_avg_[kAdamBlock],
+      exp_avg_sq_[kAdamBlock], max_exp_avg_sq_[kAdamBlock], master_[kAdamBlock],
+      rounded_[kAdamBlock], old_[kAdamBlock], updates_[kAdamBlock];
+  alignas(64) uint16_t random_[kAdamBlock];
+  alignas(64) int16_t low_[kAdamBlock];
+};
+
+void fused_adam_kernel(const AdamProblem& p, AdamTelemetry* telemetry) {
+  std::vector<AdamTelemetry> sums(telemetry != nullptr ? count_units(p) : 0);
+  for_each_unit(p, [&](const AdamTensor& t, int64_t first, int64_t count, int64_t unit) {
+    AdamTelemetry* const sum = telemetry != nullptr ? &sums[unit] : nullptr;
+    if (t.operands[AdamTensor::kParam].dtype == at::kDouble) {
+      Step<double>(p, telemetry != nullptr).run(t, first, count, sum);
+    } else {
+      Step<float>(p, telemetry != nullptr).run(t, first, count, sum);
+    }
+  });
+  for (const auto& sum : sums) {
+    telemetry->grad_square += sum.grad_square;
+    telemetry->update_square += sum.update_square;
+    telemetry->param_square += sum.param_square;
+    telemetry->lost += sum.lost;
+  }
+}
+
+// Squares of a unit in float64, and 0 or NaN.
+template <typename acc_t>
+AdamNorm norm_of(const AdamOperand& grad, int64_t first, int64_t count) {
+  constexpr int kLanes = 16;
+  double squares[kLanes] = {};
+  acc_t poisons[kLanes] = {};
+  alignas(64) acc_t scratch[kAdamBlock];
+  for (int64_t begin = first; begin < first + count; begin += kAdamBlock) {
+    const int64_t n = std::min(kAdamBlock, first + count - begin);
+    const acc_t* g = fetch(grad, begin, n, scratch);
+    const auto add = [&](int64_t i, int lanes) {
+      for (int lane = 0; lane < lanes; ++lane) {
+        const acc_t x = g[i + lane];
+        squares[lane] += double{x} * double{x};
+        poisons[lane] += x - x;
+      }
+    };
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) add(i, kLanes);
+    add(i, static_cast<int>(n - i));
+  }
+  AdamNorm result;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    result.square_sum += squares[lane];
+    result.poison += poisons[lane];
+  }
+  return result;
+}
+
+void fused_adam_norm_kernel(const AdamProblem& p, AdamNorm* norm) {
+  std::vector<AdamNorm> sums(count_units(p));
+  for_each_unit(p, [&](const AdamTensor& t, int64_t first, int64_t count, int64_t unit) {
+    const auto& grad = t.operands[AdamTensor::kGrad];
+    sums[unit] = grad.dtype == at::kDouble ? norm_of<double>(grad, first, count)
+                                           : norm_of<float>(grad, first, count);
+  });
+  for (const auto& sum : sums) {
+    norm->square_sum += sum.square_sum;
+    norm->poison += sum.poison;
+  }
+}
+
+const RegisterKernel step(fused_adam_stub, at::kCPU, &fused_adam_kernel);
+const RegisterKernel norm(fused_adam_norm_stub, at::kCPU, &fused_adam_norm_kernel);
+
+}  // namespace
+}  // namespace pyext

@@ -1,0 +1,95 @@
+// Numbers of 8 and 16 bits that stand for floats: how they round, and what they keep beside them.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "math.h"
+
+namespace pyext {
+
+PYEXT_HOST_DEVICE uint32_t bits_of(float x) {
+  uint32_t bits;
+  memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+
+PYEXT_HOST_DEVICE float float_of(uint32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+PYEXT_HOST_DEVICE float float_of_bfloat16(uint16_t bits) { return float_of(uint32_t{bits} << 16); }
+
+// The 16 high bits of x after `added` was added to the 16 low ones; a NaN stays one.
+PYEXT_HOST_DEVICE uint16_t upper_bits(float x, uint32_t added) {
+  const uint32_t bits = bits_of(x);
+  return static_cast<uint16_t>((x == x ? bits + added : bits | 0x400000) >> 16);
+}
+
+// To the nearest bfloat16, the even one of two.
+PYEXT_HOST_DEVICE uint16_t bfloat16_nearest(float x) {
+  return upper_bits(x, 0x7fff + (bits_of(x) >> 16 & 1));
+}
+
+// To the nearest bfloat16, of two the one away from zero: what `split` needs, so that the
+// difference always fits 16 bits.
+PYEXT_HOST_DEVICE uint16_t bfloat16_nearest_away(float x) { return upper_bits(x, 0x8000); }
+
+// To one of the two neighbours, with the probability that makes the mean right.
+PYEXT_HOST_DEVICE uint16_t bfloat16_stochastic(float x, uint16_t random) {
+  return upper_bits(x, random);
+}
+
+// A float as the bfloat16 nearest to it and the 16 bits that are left, without loss.
+struct SplitFloat {
+  uint16_t high;
+  int16_t low;
+};
+
+PYEXT_HOST_DEVICE SplitFloat split(float x) {
+  const uint16_t high = bfloat16_nearest_away(x);
+  return {high, static_cast<int16_t>(bits_of(x) - (uint32_t{high} << 16))};
+}
+
+PYEXT_HOST_DEVICE float joined(SplitFloat x) {
+  return float_of((uint32_t{x.high} << 16) + static_cast<uint32_t>(int32_t{x.low}));
+}
+
+// Moments in 8 bits, in blocks that share a scale, the largest magnitude of the block. Codes stand
+// for powers of evenly spaced numbers, so that small values keep digits: squares for the first
+// moment, fourth powers (squares of a root that is itself a square) for the second.
+constexpr int64_t kCodeBlock = 256;
+
+PYEXT_HOST_DEVICE float first_moment_of(int8_t code, float scale) {
+  const float root = code * (1.0f / 127);
+  return root * absolute(root) * scale;
+}
+
+PYEXT_HOST_DEVICE float second_moment_of(uint8_t code, float scale) {
+  const float root = code * (1.0f / 255), square = root * root;
+  return square * square * scale;
+}
+
+// Stochastic rounding of a non-negative number below 2^15, by 16 random bits.
+PYEXT_HOST_DEVICE int32_t rounded_stochastically(float x, uint16_t random) {
+  return static_cast<int32_t>(x + random * (1.0f / 65536));
+}
+
+// `inverse` is 1 / scale, or 0 where the scale is 0.
+PYEXT_HOST_DEVICE int8_t first_moment_code(float value, float inverse, uint16_t random) {
+  const int32_t root = rounded_stochastically(127 * square_root(absolute(value) * inverse), random);
+  const int32_t code = root > 127 ? 127 : root;
+  return static_cast<int8_t>(value < 0 ? -code : code);
+}
+
+// A second moment above 0 never becomes 0: the step divides by its root.
+PYEXT_HOST_DEVICE uint8_t second_moment_code(float value, float inverse, uint16_t random) {
+  const int32_t root =
+      rounded_stochastically(255 * square_root(square_root(value * inverse)), random);
+  const int32_t code = root > 255 ? 255 : root;
+  return static_cast<uint8_t>(code == 0 && value > 0 ? 1 : code);
+}
+
+}  // namespace pyext

@@ -1,0 +1,475 @@
+#include "adam_stepper.h"
+
+#include <ATen/DeviceGuard.h>
+#include <ATen/record_function.h>
+#include <c10/util/irange.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include <cmath>
+
+namespace py = pybind11;
+
+namespace pyext {
+namespace {
+
+using T = AdamTensor;
+
+// The key of each state of a parameter; the parameter and its gradient have none.
+constexpr std::array<const char*, T::kOperands> kStateKeys{
+    nullptr,  nullptr, "exp_avg",       "exp_avg_sq",       "max_exp_avg_sq",
+    "master", "ema",   "exp_avg_scale", "exp_avg_sq_scale", "max_exp_avg_sq_scale"};
+
+// Keys are looked up every step: the strings are made once and never freed.
+PyObject* interned(const char* text) { return PyUnicode_InternFromString(text); }
+struct Keys {
+  PyObject *params = interned("params"), *lr = interned("lr"), *betas = interned("betas"),
+           *eps = interned("eps"), *weight_decay = interned("weight_decay"),
+           *decoupled = interned("decoupled_weight_decay"), *amsgrad = interned("amsgrad"),
+           *maximize = interned("maximize"), *capturable = interned("capturable"),
+           *moments = interned("moments"), *master = interned("master"),
+           *ema_decay = interned("ema_decay"), *step = interned("step");
+  std::array<PyObject*, T::kOperands> states;
+  Keys() {
+    for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {
+      states[k] = kStateKeys[k] != nullptr ? interned(kStateKeys[k]) : nullptr;
+    }
+  }
+};
+const Keys& keys() {
+  static const Keys* const result = new Keys;
+  return *result;
+}
+
+PyObject* get(PyObject* dict, PyObject* key) {
+  PyObject* const value = PyDict_GetItemWithError(dict, key);  // borrowed
+  if (value == nullptr && PyErr_Occurred()) throw py::error_already_set();
+  return value;
+}
+
+PyObject* required(PyObject* dict, PyObject* key) {
+  PyObject* const value = get(dict, key);
+  if (value == nullptr) {
+    PyErr_SetObject(PyExc_KeyError, key);
+    throw py::error_already_set();
+  }
+  return value;
+}
+
+bool is_none(PyObject* value) { return value == nullptr || value == Py_None; }
+
+double number(PyObject* value) {
+  if (THPVariable_Check(value)) return THPVariable_Unpack(value).item<double>();
+  const double result = PyFloat_AsDouble(value);
+  if (result == -1 && PyErr_Occurred()) throw py::error_already_set();
+  return result;
+}
+
+bool truth(PyObject* value) { return value != nullptr && PyObject_IsTrue(value) == 1; }
+
+py::object borrowed(PyObject* object) { return py::reinterpret_borrow<py::object>(object); }
+
+// The tensor that is in this process's memory.
+at::Tensor local(const at::Tensor& tensor) {
+  if (!tensor.unsafeGetTensorImpl()->is_python_dispatch()) return tensor;
+  const auto object = py::cast(tensor);
+  if (!py::hasattr(object, "to_local")) return tensor;
+  return object.attr("to_local")().cast<at::Tensor>();
+}
+
+std::vector<int64_t> shape_of(const at::Tensor& tensor) {
+  std::vector<int64_t> result(tensor.sizes().begin(), tensor.sizes().end());
+  result.insert(result.end(), tensor.strides().begin(), tensor.strides().end());
+  return result;
+}
+
+bool has_shape(const at::Tensor& tensor, const std::vector<int64_t>& shape) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  return shape.size() == 2 * sizes.size() &&
+         std::equal(sizes.begin(), sizes.end(), shape.begin()) &&
+         std::equal(strides.begin(), strides.end(), shape.begin() + sizes.size());
+}
+
+double read_count(const at::Tensor& step) {
+  if (step.scalar_type() == at::kFloat) return *step.const_data_ptr<float>();
+  return step.item<double>();
+}
+
+void write_count(const at::Tensor& step, double count) {
+  if (step.scalar_type() == at::kFloat) {
+    *step.mutable_data_ptr<float>() = static_cast<float>(count);
+  } else {
+    step.fill_(count);
+  }
+}
+
+void announce(const at::Tensor& written) {
+  if (!written.is_inference()) written.unsafeGetTensorImpl()->bump_version();
+}
+
+at::Tensor on(const at::Device& device, const at::Tensor& scalar) {
+  return scalar.to(device, at::kFloat);
+}
+
+}  // namespace
+
+AdamStepper::AdamStepper(std::string name, std::optional<double> max_grad_norm, bool zero_grad,
+                         bool skip_nonfinite, bool telemetry, uint64_t seed)
+    : name_(std::move(name)),
+      max_grad_norm_(max_grad_norm.value_or(0)),
+      zero_grad_(zero_grad),
+      skip_nonfinite_(skip_nonfinite),
+      telemetry_asked_(telemetry),
+      seed_(seed) {}
+
+AdamName AdamStepper::name_of(const Record& record) const {
+  return {name_.c_str(), record.group, record.index};
+}
+
+// Whether groups, parameters and states are the objects that were read. Identity is enough: what
+// is held here cannot be replaced at the same address.
+bool AdamStepper::is_as_read(const py::list& groups, const py::dict& state) const {
+  const auto& k = keys();
+  if (groups.size() != groups_.size()) return false;
+  for (const auto g : c10::irange(groups_.size())) {
+    const Group& group = groups_[g];
+    PyObject* const dict = PyList_GET_ITEM(groups.ptr(), g);
+    if (dict != group.dict.ptr()) return false;
+    PyObject* const params = required(dict, k.params);
+    if (!PyList_Check(params) ||
+        PyList_GET_SIZE(params) != static_cast<Py_ssize_t>(group.params.size())) {
+      return false;
+    }
+    for (const auto i : c10::irange(group.params.size())) {
+      if (PyList_GET_ITEM(params, i) != group.params[i].ptr()) return false;
+    }
+    const auto same = [&](PyObject* key, const py::object& seen) {
+      PyObject* const value = get(dict, key);
+      return (value == nullptr ? Py_None : value) == seen.ptr();
+    };
+    if (!same(k.moments, group.moments) || !same(k.master, group.master)) return false;
+  }
+  if (PyDict_Size(state.ptr()) != static_cast<Py_ssize_t>(state_seen_.size())) return false;
+  Py_ssize_t at = 0;
+  size_t entry = 0, value_at = 0;
+  PyObject *key = nullptr, *value = nullptr;
+  while (PyDict_Next(state.ptr(), &at, &key, &value)) {
+    const auto& seen = state_seen_[entry++];
+    if (key != seen.first.ptr() || value != seen.second.ptr()) return false;
+    if (!PyDict_Check(value)) continue;
+    Py_ssize_t at_inner = 0;
+    PyObject *inner_key = nullptr, *inner_value = nullptr;
+    while (PyDict_Next(value, &at_inner, &inner_key, &inner_value)) {
+      if (value_at == values_seen_.size() || inner_value != values_seen_[value_at++].ptr()) {
+        return false;
+      }
+    }
+  }
+  return value_at == values_seen_.size();
+}
+
+void AdamStepper::read(const py::list& groups, const py::dict& state) {
+  const auto& k = keys();
+  groups_.clear();
+  records_.clear();
+  state_seen_.clear();
+  values_seen_.clear();
+  for (const auto g : c10::irange(groups.size())) {
+    PyObject* const dict = PyList_GET_ITEM(groups.ptr(), g);
+    const auto or_none = [&](PyObject* key) {
+      PyObject* const value = get(dict, key);
+      return borrowed(value == nullptr ? Py_None : value);
+    };
+    auto& group = groups_.emplace_back();
+    group.dict = borrowed(dict);
+    group.moments = or_none(k.moments);
+    group.master = or_none(k.master);
+    int index = 0;
+    for (const auto& param : py::list(borrowed(required(dict, k.params)))) {
+      group.params.push_back(borrowed(param.ptr()));
+      auto& record = records_.emplace_back();
+      record.group = static_cast<int>(g);
+      record.index = index++;
+      record.param = THPVariable_Unpack(param.ptr());
+      record.is_wrapper = record.param.unsafeGetTensorImpl()->is_python_dispatch();
+      read_state(record, state);
+    }
+  }
+  for (const auto& [key, value] : state) {
+    state_seen_.emplace_back(borrowed(key.ptr()), borrowed(value.ptr()));
+    if (!py::isinstance<py::dict>(value)) continue;
+    for (const auto& inner : py::reinterpret_borrow<py::dict>(value)) {
+      values_seen_.push_back(borrowed(inner.second.ptr()));
+    }
+  }
+}
+
+void AdamStepper::read_state(Record& record, const py::dict& state) {
+  const auto& group = groups_[record.group];
+  PyObject* const dict = get(state.ptr(), group.params[record.index].ptr());
+  record.has_state = false;
+  if (dict == nullptr || !PyDict_Check(dict)) return;
+  const bool is_low =
+      record.param.scalar_type() == at::kBFloat16 || record.param.scalar_type() == at::kHalf;
+  if (is_low && !group.master.is_none()) {
+    const auto master = group.master.cast<std::string>();
+    record.master = master == "float32" ? AdamMaster::kFloat32
+                    : master == "split" ? AdamMaster::kSplit
+                    : master == "kahan" ? AdamMaster::kKahan
+                                        : AdamMaster::kStochastic;
+  }
+  for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {
+    if (keys().states[k] == nullptr) continue;
+    PyObject* const value = get(dict, keys().states[k]);
+    if (value != nullptr && THPVariable_Check(value)) {
+      record.states[k] = THPVariable_Unpack(value);
+    }
+  }
+  PyObject* const step = get(dict, keys().step);
+  if (step != nullptr && THPVariable_Check(step)) record.step = THPVariable_Unpack(step);
+  const bool coded = !group.moments.is_none() && group.moments.cast<std::string>() == "int8";
+  const bool needs_master =
+      record.master != AdamMaster::kNone && record.master != AdamMaster::kStochastic;
+  record.has_state = record.step.defined() && record.states[T::kExpAvg].defined() &&
+                     record.states[T::kExpAvgSq].defined() &&
+                     (!needs_master || record.states[T::kMaster].defined()) &&
+                     (!coded || (record.states[T::kExpAvgScale].defined() &&
+                                 record.states[T::kExpAvgSqScale].defined()));
+  if (!needs_master) record.states[T::kMaster].reset();
+}
+
+// Options may change at every step: schedulers write them.
+void AdamStepper::read_options(Group& group) const {
+  const auto& k = keys();
+  PyObject* const dict = group.dict.ptr();
+  auto& o = group.options;
+  PyObject* const lr = required(dict, k.lr);
+  group.device_lr.reset();
+  o.float32_lr = THPVariable_Check(lr) && THPVariable_Unpack(lr).scalar_type() == at::kFloat;
+  if (THPVariable_Check(lr) && !THPVariable_Unpack(lr).is_cpu()) {
+    group.device_lr = THPVariable_Unpack(lr);
+  } else {
+    o.lr = number(lr);
+  }
+  const py::sequence betas = borrowed(required(dict, k.betas));
+  o.beta1 = number(py::object(betas[0]).ptr());
+  o.beta2 = number(py::object(betas[1]).ptr());
+  o.eps = number(required(dict, k.eps));
+  o.weight_decay = number(required(dict, k.weight_decay));
+  o.decoupled = truth(get(dict, k.decoupled));
+  o.amsgrad = truth(get(dict, k.amsgrad));
+  o.maximize = truth(get(dict, k.maximize));
+  group.capturable = truth(get(dict, k.capturable));
+  PyObject* const ema_decay = get(dict, k.ema_decay);
+  group.has_ema = !is_none(ema_decay);
+  group.ema_weight = group.has_ema ? 1 - number(ema_decay) : 0;
+  group.stochastic_moments =
+      !group.moments.is_none() && group.moments.cast<std::string>() == "bfloat16";
+}
+
+// Brings record.laid up to date; raises where the tensors do not fit together.
+void AdamStepper::prepare(Record& record, const at::Tensor& user_grad) {
+  const Group& group = groups_[record.group];
+  const auto param = record.is_wrapper ? local(record.param) : record.param;
+  const auto grad = record.is_wrapper ? local(user_grad) : user_grad;
+  auto& laid = record.laid;
+  const bool plain =
+      !record.is_wrapper && record.is_laid && grad.layout() == at::kStrided &&
+      grad.device() == param.device() && grad.scalar_type() == laid.operands[T::kGrad].dtype &&
+      has_shape(param, record.sizes_and_strides) && has_shape(grad, record.sizes_and_strides);
+  const auto lies_still = [&] {
+    for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {
+      if (k == T::kGrad) continue;
+      const auto& tensor = k == T::kParam ? param : record.states[k];
+      void* const data = tensor.defined() ? tensor.mutable_data_ptr() : nullptr;
+      if (laid.operands[k].data != data) return false;
+      if (data != nullptr && laid.operands[k].dtype != tensor.scalar_type()) return false;
+    }
+    return true;
+  };
+  if (plain && lies_still()) {
+    laid.operands[T::kGrad].data = grad.data_ptr();
+  } else {
+    AdamTensors tensors = record.states;
+    if (record.is_wrapper) {
+      for (auto& tensor : tensors) {
+        if (tensor.defined()) tensor = local(tensor);
+      }
+    }
+    tensors[T::kParam] = param;
+    tensors[T::kGrad] = grad;
+    check_adam_tensors(tensors, name_of(record));
+    record.strides.clear();
+    laid = laid_out(tensors, record.strides);
+    record.sizes_and_strides = shape_of(param);
+    // The short way above is for real gradients that lie as their parameter does.
+    record.is_laid = !param.is_complex() && has_shape(grad, record.sizes_and_strides);
+  }
+  laid.master = record.master;
+  laid.parameter = static_cast<uint32_t>(record.index) | static_cast<uint32_t>(record.group) << 20;
+  laid.stochastic_moments = group.stochastic_moments;
+  laid.ema_weight = group.ema_weight;
+}
+
+py::list AdamStepper::step(const py::list& groups, const py::dict& state,
+                           const std::optional<at::Tensor>& grad_scale,
+                           const std::optional<at::Tensor>& found_inf) {
+  const at::NoGradGuard no_grad;
+  if (!is_as_read(groups, state)) read(groups, state);
+  py::list missing;
+  for (auto& group : groups_) read_options(group);
+  std::vector<std::pair<at::Device, Batch>> batches;
+  for (auto& record : records_) {
+    const at::Tensor& grad = record.param.unsafeGetTensorImpl()->grad();
+    if (!grad.defined()) continue;
+    const Group& group = groups_[record.group];
+    const bool complete = record.has_state &&
+                          (!group.options.amsgrad || record.states[T::kMaxExpAvgSq].defined()) &&
+                          (!group.has_ema || record.states[T::kEma].defined());
+    if (!complete) {
+      missing.append(py::make_tuple(record.group, record.index));
+      continue;
+    }
+    if (!missing.empty()) continue;
+    prepare(record, grad);
+    const auto device = record.param.device();
+    auto batch = std::find_if(batches.begin(), batches.end(),
+                              [&](const auto& b) { return b.first == device; });
+    if (batch == batches.end()) batch = batches.insert(batch, {device, Batch{}});
+    batch->second.records.push_back(&record);
+  }
+  if (!missing.empty()) return missing;
+  for (auto& [device, batch] : batches) run(device, batch, grad_scale, found_inf);
+  return missing;
+}
+
+void AdamStepper::run(const at::Device& device, Batch& batch,
+                      const std::optional<at::Tensor>& grad_scale,
+                      const std::optional<at::Tensor>& found_inf) {
+  RECORD_FUNCTION("pyext::fused_adam_", c10::ArrayRef<const c10::IValue>{});
+  const at::DeviceGuard device_guard(device);
+  const bool on_cpu = device.is_cpu();
+  AdamProblem problem;
+  problem.seed = seed_;
+  problem.zero_grad = zero_grad_;
+  std::vector<at::Tensor> held;  // what pointers of the problem point into
+  const auto on_device = [&](const at::Tensor& scalar) {
+    return held.emplace_back(on(device, scalar)).const_data_ptr<float>();
+  };
+  double grad_factor = 1;
+  if (grad_scale && on_cpu) grad_factor = 1 / grad_scale->item<double>();
+  if (grad_scale && !on_cpu) problem.grad_scale = on_device(*grad_scale);
+  if (found_inf && on_cpu && found_inf->item<double>() != 0) return;
+  if (found_inf && !on_cpu) problem.found_inf = on_device(*found_inf);
+
+  batch.tensors.reserve(batch.records.size());
+  for (Record* const record : batch.records) batch.tensors.push_back(record->laid);
+  problem.tensors = batch.tensors;
+  if (max_grad_norm_ > 0 || skip_nonfinite_) {
+    problem.max_grad_norm = max_grad_norm_;
+    problem.skip_nonfinite = skip_nonfinite_;
+    if (on_cpu) {
+      AdamNorm norm;
+      fused_adam_norm_stub(device.type(), problem, &norm);
+      if (skip_nonfinite_ && std::isnan(norm.poison)) {
+        ++skipped_;
+        return;
+      }
+      const double total = std::sqrt(norm.square_sum) * grad_factor;
+      if (max_grad_norm_ > 0) {
+        grad_norm_ = at::scalar_tensor(total, at::kFloat);
+        grad_factor *= std::min(1.0, max_grad_norm_ / (total + 1e-6));
+      }
+    } else {
+      auto norm = held.emplace_back(at::zeros({2}, at::TensorOptions(device).dtype(at::kDouble)));
+      auto* const data = reinterpret_cast<AdamNorm*>(norm.mutable_data_ptr<double>());
+      fused_adam_norm_stub(device.type(), problem, data);
+      problem.norm = data;
+      grad_norm_ = norm[0].sqrt().to(at::kFloat);
+      if (grad_scale) grad_norm_ = *grad_norm_ / held.front();
+    }
+  }
+
+  for (const auto i : c10::irange(batch.records.size())) {
+    const Record& record = *batch.records[i];
+    const Group& group = groups_[record.group];
+    auto& tensor = batch.tensors[i];
+    const bool counts_on_device = !record.step.is_cpu();
+    const double count = counts_on_device ? 0 : read_count(record.step) + 1;
+    if (counts_on_device) {
+      tensor.device_step = on_device(record.step);  // counted below, before the kernel reads it
+    }
+    auto known =
+        std::find(batch.groups_of.rbegin(), batch.groups_of.rend(), std::pair{record.group, count});
+    if (known == batch.groups_of.rend()) {
+      batch.groups_of.emplace_back(record.group, count);
+      batch.groups.push_back(
+          {group.options,
+           adam_coefficients<double>(group.options, group.options.lr, count, grad_factor),
+           group.device_lr ? on_device(*group.device_lr) : nullptr});
+      known = batch.groups_of.rbegin();
+    }
+    tensor.group = static_cast<int32_t>(batch.groups_of.rend() - known) - 1;
+    tensor.step = static_cast<uint32_t>(count);
+  }
+  problem.groups = batch.groups;
+
+  // Nothing raises from here on.
+  std::vector<at::Tensor> device_steps;
+  for (const auto i : c10::irange(batch.records.size())) {
+    Record& record = *batch.records[i];
+    if (record.step.is_cpu()) {
+      write_count(record.step, batch.groups_of[batch.tensors[i].group].second);
+    } else {
+      device_steps.push_back(record.step);
+    }
+  }
+  if (!device_steps.empty()) at::_foreach_add_(device_steps, 1);
+  AdamTelemetry sums;
+  at::Tensor device_sums;
+  AdamTelemetry* to = telemetry_asked_ ? &sums : nullptr;
+  if (telemetry_asked_ && !on_cpu) {
+    device_sums = at::zeros({4}, at::TensorOptions(device).dtype(at::kDouble));
+    to = reinterpret_cast<AdamTelemetry*>(device_sums.mutable_data_ptr<double>());
+  }
+  {
+    const py::gil_scoped_release no_gil;
+    fused_adam_stub(device.type(), problem, to);
+  }
+  if (telemetry_asked_) {
+    telemetry_ =
+        on_cpu ? at::tensor({sums.grad_square, sums.update_square, sums.param_square, sums.lost},
+                            at::kDouble)
+               : device_sums;
+  }
+  for (Record* const record : batch.records) {
+    announce(record->param);
+    announce(record->step);
+    for (const auto& state : record->states) {
+      if (state.defined()) announce(state);
+    }
+    if (zero_grad_) announce(record->param.unsafeGetTensorImpl()->grad());
+  }
+}
+
+std::optional<std::tuple<double, double, double, int64_t>> AdamStepper::telemetry() const {
+  if (!telemetry_) return std::nullopt;
+  const auto sums = telemetry_->cpu();
+  const auto* const x = sums.const_data_ptr<double>();
+  return std::tuple{std::sqrt(x[0]), std::sqrt(x[1]), std::sqrt(x[2]), static_cast<int64_t>(x[3])};
+}
+
+void bind_adam_stepper(py::module_& m) {
+  py::class_<AdamStepper>(m, "AdamStepper", "The object behind pyext.optim.Adam.")
+      .def(py::init<std::string, std::optional<double>, bool, bool, bool, uint64_t>(),
+           py::arg("name"), py::kw_only(), py::arg("max_grad_norm"), py::arg("zero_grad"),
+           py::arg("skip_nonfinite"), py::arg("telemetry"), py::arg("seed"))
+      .def("step", torch::wrap_pybind_function(&AdamStepper::step), py::arg("groups"),
+           py::arg("state"), py::arg("grad_scale"), py::arg("found_inf"))
+      .def_property_readonly("grad_norm", &AdamStepper::grad_norm)
+      .def_property_readonly("telemetry", &AdamStepper::telemetry)
+      .def_property_readonly("skipped_steps", &AdamStepper::skipped_steps);
+}
+
+}  // namespace pyext
