@@ -98,6 +98,7 @@ void in_place_entry(at::TensorList self, at::TensorList grads, at::TensorList ex
           {options, adam_coefficients<double>(options, options.lr, count, grad_factor), device_lr});
       steps.push_back(count);
     }
+    tensors.back().step = static_cast<uint32_t>(count);
     tensors.back().group = static_cast<int32_t>(groups.size()) - 1;
   }
   problem.tensors = tensors;
@@ -135,6 +136,9 @@ void register_entries(torch::Library& m) {
 
 TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
 TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+// For their message: a sparse gradient among the others comes by these keys.
+TORCH_LIBRARY_IMPL(pyext, SparseCPU, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, SparseCUDA, m) { register_entries(m); }
 
 }  // namespace
 }  // namespace pyext

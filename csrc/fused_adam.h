@@ -16,6 +16,7 @@
 #include <tuple>
 #include <vector>
 
+#include "dither.h"
 #include "kernel_stub.h"
 #include "low_precision.h"
 #include "math.h"
@@ -91,6 +92,13 @@ struct AdamElement {
   T exp_avg_sq;
   T max_exp_avg_sq;  // read and written with amsgrad only
 };
+
+// What gradients of this norm are multiplied by, as torch.nn.utils.clip_grad_norm_ has it; NaN
+// stays.
+PYEXT_HOST_DEVICE double clip_factor(double max_norm, double norm) {
+  const double factor = max_norm / (norm + 1e-6);
+  return factor > 1 ? 1 : factor;
+}
 
 // The formula: updates x, and returns what was subtracted from the parameter. V: T or
 // Vectorized<T>; the coefficients are spread to it outside of loops.

@@ -21,6 +21,20 @@ const char* operand_name(int operand) {
   return names[operand];
 }
 
+bool is_number(at::ScalarType dtype) {  // of the kinds that the kernels compute with
+  switch (dtype) {
+    case at::kFloat:
+    case at::kDouble:
+    case at::kBFloat16:
+    case at::kHalf:
+    case at::kComplexFloat:
+    case at::kComplexDouble:
+      return true;
+    default:
+      return false;
+  }
+}
+
 bool is_scale(int operand) { return operand >= T::kExpAvgScale; }
 
 // A complex tensor is two real ones.
@@ -74,7 +88,7 @@ std::ostream& operator<<(std::ostream& out, const AdamName& name) {
 
 void check_adam_tensors(const AdamTensors& tensors, const AdamName& name) {
   const auto& param = tensors[T::kParam];
-  TORCH_CHECK_TYPE(param.is_floating_point() || param.is_complex(), name,
+  TORCH_CHECK_TYPE(is_number(param.scalar_type()), name,
                    ": expected a floating-point or complex dtype, got ", param.scalar_type());
   for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {
     const auto& tensor = tensors[k];
@@ -99,10 +113,10 @@ void check_adam_tensors(const AdamTensors& tensors, const AdamName& name) {
     if (k != T::kMaster && k != T::kEma) {
       const bool coded = !param.is_complex() && k != T::kGrad && k != T::kParam &&
                          tensor.scalar_type() == (k == T::kExpAvg ? at::kChar : at::kByte);
-      TORCH_CHECK_TYPE(coded || (tensor.is_complex() == param.is_complex() &&
-                                 (tensor.is_complex() || tensor.is_floating_point())),
-                       name, ": ", operand_name(k), " cannot be ", tensor.scalar_type(),
-                       " where the parameter is ", param.scalar_type());
+      TORCH_CHECK_TYPE(
+          coded || (tensor.is_complex() == param.is_complex() && is_number(tensor.scalar_type())),
+          name, ": ", operand_name(k), " cannot be ", tensor.scalar_type(),
+          " where the parameter is ", param.scalar_type());
       if (coded) {
         const auto& scale = tensors[T::kExpAvgScale + (k - T::kExpAvg)];
         TORCH_CHECK_VALUE(scale.defined(), name, ": ", operand_name(k), " of 8 bits has no scales");

@@ -72,12 +72,18 @@ PYEXT_HOST_DEVICE float second_moment_of(uint8_t code, float scale) {
   return square * square * scale;
 }
 
-// Stochastic rounding of a non-negative number below 2^15, by 16 random bits.
+// Up or down by a threshold of 16 bits; for non-negative numbers below 2^15.
 PYEXT_HOST_DEVICE int32_t rounded_stochastically(float x, uint16_t random) {
   return static_cast<int32_t>(x + random * (1.0f / 65536));
 }
 
-// `inverse` is 1 / scale, or 0 where the scale is 0.
+// 1 / scale; 0 where that would not be finite, or the scale is 0: the codes are 0 then.
+PYEXT_HOST_DEVICE float inverse_scale(float scale) {
+  const float inverse = 1 / scale;
+  return scale > 1e-37f ? inverse : 0.0f;
+}
+
+// A NaN becomes 0: the scale of its block is NaN and tells. `inverse` is that of the scale.
 PYEXT_HOST_DEVICE int8_t first_moment_code(float value, float inverse, uint16_t random) {
   const int32_t root = rounded_stochastically(127 * square_root(absolute(value) * inverse), random);
   const int32_t code = root > 127 ? 127 : root;

@@ -31,17 +31,16 @@ PYEXT_HOST_DEVICE Philox philox(Philox counter, uint32_t key0, uint32_t key1) {
   return counter;
 }
 
-// Who draws: one stream of bits per seed, step, parameter and purpose.
+// Who draws: one stream of bits per seed, step and parameter.
 struct RandomStream {
   uint64_t seed = 0;
   uint32_t step = 0;
-  uint32_t parameter = 0;  // its low 30 bits count
-  uint32_t purpose = 0;    // 0 to 3
+  uint32_t parameter = 0;
 
   // Eight halves of 16 bits for eight elements; `index` counts the eights.
   PYEXT_HOST_DEVICE Philox draw(uint64_t index) const {
-    const Philox counter{{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), step,
-                          parameter << 2 | purpose}};
+    const Philox counter{
+        {static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), step, parameter}};
     return philox(counter, static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
   }
 };

@@ -117,6 +117,7 @@ class Entry:
         has_out: whether the public function takes `out=`.
         extra_bytes: the memory budget of forward and backward of a sample, beyond its arguments.
         saved_bytes: what may be kept from forward to backward of it, beyond arguments and results.
+        has_derivative: whether the op has one; else `grad` of its samples is empty.
         saves_result: whether the derivative is taken from the result instead of the input.
     """
 
@@ -132,6 +133,7 @@ class Entry:
     saved_bytes: Callable[[Sample], int]
     in_place: Callable[..., Tensor] | None = None
     has_out: bool = False
+    has_derivative: bool = True
     saves_result: bool = False
 
     @property

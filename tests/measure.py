@@ -37,6 +37,8 @@ def run(
     sample = sample.recording()
     outputs = outputs_of(function(*sample.args, **sample.kwargs))
     derived = [x for x in outputs if x.requires_grad]
+    if not derived:
+        return outputs, []
     gradients = torch.autograd.grad(
         derived,
         sample.leaves(),

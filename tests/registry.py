@@ -59,3 +59,8 @@ def each(
 def each_small(**options: Any) -> pytest.MarkDecorator:
     """Runs a test on `entry, sample` for every small float64 sample."""
     return each("small_samples", dtypes=[torch.float64], **options)
+
+
+def each_derived(**options: Any) -> pytest.MarkDecorator:
+    """As each_small, of the ops that have a derivative: functions of tensors, not of lists."""
+    return each_small(where=lambda entry: entry.has_derivative, **options)

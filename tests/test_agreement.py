@@ -31,6 +31,8 @@ def errors_beside_torch(entry, sample):
     references = run(entry.reference, sample.as_double())
     for kind in (0, 1):
         tensors = list(zip(ours[kind], torchs[kind], references[kind], strict=True))
+        if not tensors:
+            continue
         yield (
             torch.cat([errors(x, expected, x.dtype).flatten() for x, _, expected in tensors]),
             torch.cat([errors(y, expected, x.dtype).flatten() for x, y, expected in tensors]),
@@ -59,13 +61,15 @@ def test_error_over_all_samples_is_not_larger_than_that_of_torch(entry, dtype, d
         for sample in made(entry, kind, device, dtype):
             if entry.native(*sample.args, **sample.kwargs) is NotImplemented:
                 continue
+            # An op without a derivative has one kind.
             for errors_of_kind, (ours, torchs) in zip(
-                kinds, errors_beside_torch(entry, sample), strict=True
+                kinds, errors_beside_torch(entry, sample), strict=False
             ):
                 both = ours.isfinite() & torchs.isfinite()
                 errors_of_kind[0].append(ours[both])
                 errors_of_kind[1].append(torchs[both])
-    for ours, torchs in kinds:
+    assert kinds[0][0]
+    for ours, torchs in kinds if entry.has_derivative else kinds[:1]:
         ours, torchs = torch.cat(ours), torch.cat(torchs)
         assert ours.max().item() <= torchs.max().item()
         assert ours.square().mean().item() <= torchs.square().mean().item()

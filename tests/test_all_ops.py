@@ -15,9 +15,15 @@ from tests.measure import run
 from tests.registry import ENTRIES, GPUS, made
 
 # Ops that have no derivative, and why.
-NO_DERIVATIVE: dict[str, str] = {}
+NO_DERIVATIVE: dict[str, str] = {
+    "pyext::fused_adam": "the step of an optimizer, as torch._fused_adam",
+    "pyext::fused_adam_": "the step of an optimizer, as torch._fused_adam_",
+}
 # Ops that vmap need not know, and why. No rule is asked of out= variants: torch.vmap refuses them.
-NO_BATCHING_RULE: dict[str, str] = {}
+NO_BATCHING_RULE: dict[str, str] = {
+    "pyext::fused_adam": "a step is over lists of parameters, as torch._fused_adam is",
+    "pyext::fused_adam_": "a step is over lists of parameters, as torch._fused_adam_ is",
+}
 
 REPOSITORY = Path(__file__).parents[1]
 ROOMS = (

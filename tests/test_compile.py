@@ -13,7 +13,7 @@ import torch._inductor.config
 
 from tests.calls import calls_of
 from tests.measure import assert_same_bits, outputs_of, run
-from tests.registry import ENTRIES, each_small, made
+from tests.registry import ENTRIES, each_derived, each_small, made
 
 pytestmark = pytest.mark.once
 
@@ -34,7 +34,7 @@ def compiled(function, *, backend="aot_eager", dynamic=False):
     return torch.compile(function, fullgraph=True, backend=backend, dynamic=dynamic)
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_opcheck(entry, sample):
     """Schema, fake kernel, autograd registration, and tracing with dynamic shapes."""
     for op, args, kwargs in calls_of(lambda: run(entry.function, sample)):
@@ -56,7 +56,7 @@ def test_opcheck_of_mutating_variants(entry, sample, variant):
         torch.library.opcheck(op, args, kwargs)
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_compile_once_for_equal_shapes(entry, sample):
     function = compiled(entry.function)
     expected = run(entry.function, sample)
@@ -89,7 +89,7 @@ def longer(sample, rows):
     return sample.map(change)
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_compile_once_for_dynamic_shapes(entry, sample):
     if not sample.args[0].dim() or sample.name == "row":
         pytest.skip("the first axis is not one of rows")
@@ -102,7 +102,9 @@ def test_compile_once_for_dynamic_shapes(entry, sample):
                 assert_same_bits(x, y)
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+@pytest.mark.parametrize(
+    "entry", [entry for entry in ENTRIES if entry.has_derivative], ids=lambda entry: entry.name
+)
 def test_compile_with_inductor(entry):
     sample = made(entry, "small_samples", "cpu", torch.float64)[0]
 
@@ -115,7 +117,7 @@ def test_compile_with_inductor(entry):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_export(entry, sample):
     class Module(torch.nn.Module):
         def forward(self, *args):

@@ -15,7 +15,7 @@ from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 from tests.entry import Sample
 from tests.measure import cotangents_for, outputs_of
-from tests.registry import each_small
+from tests.registry import each_derived, each_small
 
 pytestmark = pytest.mark.once
 
@@ -59,7 +59,7 @@ def no_fallback():
     torch._C._functorch._set_vmap_fallback_enabled(True)
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_first_derivatives(entry, sample, no_fallback):
     call, leaves = of_leaves(entry.function, sample)
     assert torch.autograd.gradcheck(
@@ -71,7 +71,7 @@ def test_first_derivatives(entry, sample, no_fallback):
     )
 
 
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_second_derivatives(entry, sample, no_fallback):
     call, leaves = of_leaves(entry.function, sample)
     assert torch.autograd.gradgradcheck(
@@ -88,14 +88,14 @@ def test_second_derivatives(entry, sample, no_fallback):
         pytest.param(lambda f: jacrev(jacfwd(f)), id="reverse-over-forward"),
     ],
 )
-@each_small(devices=["cpu"])
+@each_derived(devices=["cpu"])
 def test_hessian(entry, sample, transform, no_fallback):
     number, x = to_number(entry.function, sample)
     expected = torch.autograd.functional.hessian(to_number(entry.reference, sample)[0], x)
     torch.testing.assert_close(transform(number)(x), expected, rtol=1e-10, atol=1e-12)
 
 
-@each_small()
+@each_derived()
 def test_jvp_and_grad(entry, sample, no_fallback):
     number, x = to_number(entry.function, sample)
     reference, _ = to_number(entry.reference, sample)
@@ -117,7 +117,7 @@ def batches(sample: Sample):
         yield [(place, -1) for place in tensors]
 
 
-@each_small()
+@each_derived()
 def test_vmap(entry, sample, no_fallback):
     for places in batches(sample):
 
@@ -140,7 +140,7 @@ def test_vmap(entry, sample, no_fallback):
         )
 
 
-@each_small()
+@each_derived()
 def test_gradients_per_example(entry, sample, no_fallback):
     number, x = to_number(entry.function, sample)
     xs = torch.stack([x, 2 * x, -x])

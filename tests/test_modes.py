@@ -5,7 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tests.measure import assert_same_bits, outputs_of, run
-from tests.registry import GPUS, each, each_small
+from tests.registry import GPUS, each, each_derived
 
 HALF = (torch.bfloat16, torch.float16)
 
@@ -18,7 +18,7 @@ def test_recording_does_not_change_the_result(entry, sample):
             assert_same_bits(outputs_of(entry.function(*sample.args, **sample.kwargs)), recorded)
 
 
-@each_small()
+@each_derived()
 def test_a_second_backward_gives_the_same_bits(entry, sample):
     """Also when the caller has written into the first gradient."""
     sample = sample.recording()
@@ -42,7 +42,7 @@ def test_a_second_backward_gives_the_same_bits(entry, sample):
     assert_same_bits(list(gradients(1.0)), kept)
 
 
-@each_small()
+@each_derived()
 def test_gradients_accumulate(entry, sample):
     _, expected = run(entry.function, sample, ones=True)
     recording = sample.recording()
@@ -53,7 +53,7 @@ def test_gradients_accumulate(entry, sample):
     assert_same_bits([x.grad for x in recording.leaves()], [2 * x for x in expected])
 
 
-@each_small()
+@each_derived()
 def test_a_gradient_hook_may_write(entry, sample):
     _, expected = run(entry.function, sample, ones=True)
     recording = sample.recording()
@@ -66,7 +66,7 @@ def test_a_gradient_hook_may_write(entry, sample):
     assert_same_bits(gradients, [4 * x for x in expected])
 
 
-@each_small()
+@each_derived()
 def test_checkpointing(entry, sample):
     def recomputed(*args, **kwargs):
         return checkpoint(entry.function, *args, use_reentrant=False, **kwargs)
@@ -75,7 +75,7 @@ def test_checkpointing(entry, sample):
         assert_same_bits(actual, expected)
 
 
-@each_small()
+@each_derived()
 def test_arguments_changed_before_backward_are_noticed(entry, sample):
     """Either the gradient is that of the call, or backward raises: never a silent wrong one."""
     _, expected = run(entry.function, sample, ones=True)
@@ -99,7 +99,7 @@ def test_arguments_changed_before_backward_are_noticed(entry, sample):
         assert_same_bits(list(gradients), expected)
 
 
-@each_small()
+@each_derived()
 def test_graph_is_freed_by_backward(entry, sample):
     sample = sample.recording()
     outputs = [
@@ -111,7 +111,7 @@ def test_graph_is_freed_by_backward(entry, sample):
         torch.autograd.grad(outputs, sample.leaves(), ones)
 
 
-@each_small()
+@each_derived()
 def test_lazy_clones_stay_lazy(entry, sample):
     """A copy-on-write argument is read, so it must not be copied."""
     lazy = sample.map(torch._lazy_clone)
@@ -119,7 +119,7 @@ def test_lazy_clones_stay_lazy(entry, sample):
     assert all(torch._C._is_cow_tensor(x) for x in lazy.tensors() if x.numel())
 
 
-@each_small()
+@each_derived()
 def test_negated_views_are_understood(entry, sample):
     x = sample.args[0]
     negated = torch._neg_view(-x)
@@ -128,7 +128,7 @@ def test_negated_views_are_understood(entry, sample):
     assert_same_bits(actual, outputs_of(entry.function(x, *sample.args[1:], **sample.kwargs)))
 
 
-@each("samples", dtypes=HALF)
+@each("samples", dtypes=HALF, where=lambda entry: entry.has_derivative)
 def test_autocast_takes_half_types_as_they_come(entry, sample):
     """The ops compute half types in float32 themselves: nothing is cast, to nothing is lost."""
     expected = run(entry.function, sample)

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "cpu/blocks.h"
+#include "dither.h"
 #include "fused_adam.h"
 
 namespace pyext {
@@ -100,20 +101,18 @@ inline void fill_random(const RandomStream& stream, int64_t begin, int64_t n, ui
   }
 }
 
+// Magnitudes are ordered as their bits are, with NaN above infinity.
 inline float largest_magnitude(const float* values, int64_t n) {
-  float lanes[16] = {};
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) {
-    for (int lane = 0; lane < 16; ++lane) {
-      lanes[lane] = std::max(lanes[lane], std::fabs(values[i + lane]));
-    }
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const uint32_t magnitude = bits_of(values[i]) & 0x7fffffff;
+    largest = magnitude > largest ? magnitude : largest;
   }
-  for (; i < n; ++i) lanes[0] = std::max(lanes[0], std::fabs(values[i]));
-  return *std::max_element(lanes, lanes + 16);
+  return float_of(largest);
 }
 
 // Moments of 8 bits. Their states are ours and dense. of(code, scale) -> value,
-// code_of(value, 1 / scale, random) -> code.
+// code_of(value, 1 / scale, threshold) -> code.
 template <typename code_t, typename Decode>
 float* decode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin, int64_t n,
               float* to, const Decode& of) {
@@ -128,15 +127,15 @@ float* decode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin
 }
 template <typename code_t, typename Encode>
 void encode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin, int64_t n,
-            const float* values, const uint16_t* random, const Encode& code_of) {
+            const float* values, const Dither& dither, const Encode& code_of) {
   auto* to = static_cast<code_t*>(codes.data) + begin;
   auto* scale = static_cast<float*>(scales.data) + begin / kCodeBlock;
   for (int64_t i = 0; i < n; i += kCodeBlock) {
     const int64_t end = std::min(i + kCodeBlock, n);
     const float s = largest_magnitude(values + i, end - i);
-    const float inverse = s > 0 ? 1 / s : 0;
+    const float inverse = inverse_scale(s);
     scale[i / kCodeBlock] = s;
-    for (int64_t k = i; k < end; ++k) to[k] = code_of(values[k], inverse, random[k]);
+    for (int64_t k = i; k < end; ++k) to[k] = code_of(values[k], inverse, dither[begin + k]);
   }
 }
 

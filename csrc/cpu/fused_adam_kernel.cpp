@@ -48,10 +48,33 @@ int64_t count_units(const AdamProblem& p) {
   return result;
 }
 
+// The memory of the next block, fetched while one is computed: its operands are met in bursts that
+// are too short for the hardware to see where they lead.
+class NextBlock {
+ public:
+  NextBlock(const AdamTensor& t, int64_t begin) {
+    for (int k = 0; k < kCount; ++k) {
+      const auto& operand = t.operands[AdamTensor::kParam + k];
+      width_[k] = static_cast<int64_t>(c10::elementSize(operand.dtype));
+      at_[k] = static_cast<const char*>(operand.data) + (begin + kAdamBlock) * width_[k];
+    }
+  }
+  void fetch(int64_t i) const {
+    for (int k = 0; k < kCount; ++k) __builtin_prefetch(at_[k] + i * width_[k]);
+  }
+
+ private:
+  static constexpr int kCount = 4;  // parameter, gradient and both moments
+  static_assert(AdamTensor::kExpAvgSq == AdamTensor::kParam + kCount - 1);
+  const char* at_[kCount];
+  int64_t width_[kCount];
+};
+
 // The formula over a block. With `updates` it says what it subtracted.
 template <typename acc_t>
 void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, const acc_t* grad,
-                  acc_t* exp_avg, acc_t* exp_avg_sq, acc_t* max_exp_avg_sq, acc_t* updates) {
+                  acc_t* exp_avg, acc_t* exp_avg_sq, acc_t* max_exp_avg_sq, acc_t* updates,
+                  const NextBlock& next) {
   using Vec = at::vec::Vectorized<acc_t>;
   const auto update = [&](int64_t i, int64_t lanes) {
     const auto load = [&](const acc_t* from) {
@@ -68,6 +91,7 @@ void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, con
     store(exp_avg_sq, x.exp_avg_sq);
     if (c.amsgrad) store(max_exp_avg_sq, x.max_exp_avg_sq);
     if (updates != nullptr) store(updates, u);
+    next.fetch(i);
   };
   int64_t i = 0;
   for (; i + Vec::size() <= n; i += Vec::size()) update(i, Vec::size());
@@ -108,7 +132,8 @@ class Step {
     acc_t* const top =
         c.amsgrad ? fetch_moment(t, T::kMaxExpAvgSq, begin, n, max_exp_avg_sq_) : nullptr;
     if (telemetry_) std::copy_n(param, n, old_);
-    update_block(c, n, param, grad, m, v, top, telemetry_ ? updates_ : nullptr);
+    update_block(c, n, param, grad, m, v, top, telemetry_ ? updates_ : nullptr,
+                 NextBlock(t, begin));
     put_moment(t, T::kExpAvg, begin, n, m);
     put_moment(t, T::kExpAvgSq, begin, n, v);
     if (c.amsgrad) put_moment(t, T::kMaxExpAvgSq, begin, n, top);
@@ -120,10 +145,6 @@ class Step {
       if (grad != grad_) std::fill_n(grad, n, acc_t(0));
       put(operands[T::kGrad], begin, n, grad);
     }
-  }
-
-  RandomStream stream(const AdamTensor& t, uint32_t purpose) const {
-    return {p_.seed, t.step, t.parameter, purpose};
   }
 
   // The parameter in full precision.
@@ -180,10 +201,12 @@ class Step {
         case AdamMaster::kKahan:
           round_to(param.dtype, full, n, rounded_);
           for (int64_t i = 0; i < n; ++i) master_[i] = full[i] - rounded_[i];
+          round_to(param.dtype, master_, n, master_);
+          for (int64_t i = 0; i < n; ++i) full[i] = rounded_[i] + master_[i];
           put(master, begin, n, master_);
           return put(param, begin, n, rounded_);
         case AdamMaster::kStochastic:
-          fill_random(stream(t, 0), begin, n, random_);
+          fill_random({p_.seed, t.step, t.parameter}, begin, n, random_);
           for (int64_t i = 0; i < n; ++i) {
             full[i] = float_of_bfloat16(bfloat16_stochastic(full[i], random_[i]));
           }
@@ -227,19 +250,16 @@ class Step {
     const auto& moment = t.operands[which];
     if constexpr (is_float) {
       const auto& scale = t.operands[scale_of(which)];
-      const bool coded = moment.dtype == at::kChar || moment.dtype == at::kByte;
-      if (coded || (t.stochastic_moments && moment.dtype == at::kBFloat16)) {
-        fill_random(stream(t, 1 + (which - T::kExpAvg)), begin, n, random_);
-      }
+      const Dither dither(p_.seed, t.step, t.parameter, which - T::kExpAvg);
       if (moment.dtype == at::kChar) {
-        return encode<int8_t>(moment, scale, begin, n, values, random_, first_moment_code);
+        return encode<int8_t>(moment, scale, begin, n, values, dither, first_moment_code);
       }
       if (moment.dtype == at::kByte) {
-        return encode<uint8_t>(moment, scale, begin, n, values, random_, second_moment_code);
+        return encode<uint8_t>(moment, scale, begin, n, values, dither, second_moment_code);
       }
       if (t.stochastic_moments && moment.dtype == at::kBFloat16) {
         for (int64_t i = 0; i < n; ++i) {
-          values[i] = float_of_bfloat16(bfloat16_stochastic(values[i], random_[i]));
+          values[i] = float_of_bfloat16(bfloat16_stochastic(values[i], dither[begin + i]));
         }
       }
     }

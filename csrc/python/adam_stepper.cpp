@@ -1,6 +1,7 @@
 #include "adam_stepper.h"
 
 #include <ATen/DeviceGuard.h>
+#include <ATen/MemoryOverlap.h>
 #include <ATen/record_function.h>
 #include <c10/util/irange.h>
 #include <pybind11/stl.h>
@@ -273,6 +274,7 @@ void AdamStepper::prepare(Record& record, const at::Tensor& user_grad) {
   const Group& group = groups_[record.group];
   const auto param = record.is_wrapper ? local(record.param) : record.param;
   const auto grad = record.is_wrapper ? local(user_grad) : user_grad;
+  if (zero_grad_ && grad.layout() == at::kStrided) at::assert_no_internal_overlap(grad);
   auto& laid = record.laid;
   const bool plain =
       !record.is_wrapper && record.is_laid && grad.layout() == at::kStrided &&
@@ -379,7 +381,7 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
       const double total = std::sqrt(norm.square_sum) * grad_factor;
       if (max_grad_norm_ > 0) {
         grad_norm_ = at::scalar_tensor(total, at::kFloat);
-        grad_factor *= std::min(1.0, max_grad_norm_ / (total + 1e-6));
+        grad_factor *= clip_factor(max_grad_norm_, total);
       }
     } else {
       auto norm = held.emplace_back(at::zeros({2}, at::TensorOptions(device).dtype(at::kDouble)));

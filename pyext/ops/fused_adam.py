@@ -75,6 +75,8 @@ def fused_adam_(
         >>> p
         tensor([0.9000, 0.9000])
     """
+    if not params:
+        return  # the dispatcher finds a kernel by the tensors
     torch.ops.pyext.fused_adam_.default(
         params,
         grads,
@@ -123,6 +125,8 @@ def fused_adam(
         >>> pyext.fused_adam([p], [g], [m], [v], [], [torch.tensor(1.0)], lr=0.1).params
         [tensor([0.9000, 0.9000])]
     """
+    if not params:
+        return FusedAdamResult([], [], [], [])
     results = torch.ops.pyext.fused_adam.default(
         params,
         grads,
