@@ -76,10 +76,15 @@ void in_place_entry(at::TensorList self, at::TensorList grads, at::TensorList ex
   std::deque<AdamOperand::Strides> strides;
   std::vector<AdamTensor> tensors;
   std::vector<AdamGroup> groups;
-  std::vector<double> steps;  // of each group
+  std::vector<double> steps;         // of each group
+  std::vector<at::Tensor> resolved;  // gradients that were conjugate or negative views
   tensors.reserve(self.size());
   for (const auto i : c10::irange(self.size())) {
-    AdamTensors of_one{self[i], grads[i], exp_avgs[i], exp_avg_sqs[i]};
+    auto grad = grads[i];
+    if (grad.layout() == at::kStrided && (grad.is_conj() || grad.is_neg())) {
+      grad = resolved.emplace_back(grad.resolve_conj().resolve_neg());
+    }
+    AdamTensors of_one{self[i], grad, exp_avgs[i], exp_avg_sqs[i]};
     if (amsgrad) of_one[AdamTensor::kMaxExpAvgSq] = max_exp_avg_sqs[i];
     const AdamName name{"fused_adam", -1, static_cast<int64_t>(i)};
     TORCH_CHECK_VALUE(self[i].device() == device, name, ": expected on ", device,

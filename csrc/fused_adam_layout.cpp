@@ -39,7 +39,7 @@ bool is_scale(int operand) { return operand >= T::kExpAvgScale; }
 
 // A complex tensor is two real ones.
 at::Tensor as_real(const at::Tensor& tensor) {
-  return tensor.is_complex() ? at::view_as_real(tensor.resolve_conj()) : tensor;
+  return tensor.is_complex() ? at::view_as_real(tensor) : tensor;
 }
 
 // Axes from the outermost to the innermost.

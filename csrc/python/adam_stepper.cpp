@@ -273,7 +273,11 @@ void AdamStepper::read_options(Group& group) const {
 void AdamStepper::prepare(Record& record, const at::Tensor& user_grad) {
   const Group& group = groups_[record.group];
   const auto param = record.is_wrapper ? local(record.param) : record.param;
-  const auto grad = record.is_wrapper ? local(user_grad) : user_grad;
+  auto grad = record.is_wrapper ? local(user_grad) : user_grad;
+  record.resolved_grad.reset();
+  if (grad.layout() == at::kStrided && (grad.is_conj() || grad.is_neg())) {
+    grad = record.resolved_grad = grad.resolve_conj().resolve_neg();
+  }
   if (zero_grad_ && grad.layout() == at::kStrided) at::assert_no_internal_overlap(grad);
   auto& laid = record.laid;
   const bool plain =
@@ -346,6 +350,18 @@ py::list AdamStepper::step(const py::list& groups, const py::dict& state,
   return missing;
 }
 
+// The norm where each process has a part of the gradients: the sum of squares, and 0 or NaN.
+at::Tensor AdamStepper::norm_over_processes(const Batch& batch) const {
+  py::list grads;
+  for (const Record* const record : batch.records) {
+    grads.append(py::cast(record->param.unsafeGetTensorImpl()->grad()));
+  }
+  py::object total = py::module_::import("torch.nn.utils").attr("get_total_norm")(grads);
+  if (py::hasattr(total, "full_tensor")) total = total.attr("full_tensor")();
+  const auto norm = total.cast<at::Tensor>().to(at::kDouble);
+  return at::stack({norm * norm, norm * 0});
+}
+
 void AdamStepper::run(const at::Device& device, Batch& batch,
                       const std::optional<at::Tensor>& grad_scale,
                       const std::optional<at::Tensor>& found_inf) {
@@ -371,9 +387,15 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
   if (max_grad_norm_ > 0 || skip_nonfinite_) {
     problem.max_grad_norm = max_grad_norm_;
     problem.skip_nonfinite = skip_nonfinite_;
+    const bool spread = std::any_of(batch.records.begin(), batch.records.end(),
+                                    [](const Record* record) { return record->is_wrapper; });
+    auto sums = spread ? norm_over_processes(batch)
+                       : at::zeros({2}, at::TensorOptions(device).dtype(at::kDouble));
+    held.push_back(sums);
+    auto* const norm_data = reinterpret_cast<AdamNorm*>(sums.mutable_data_ptr<double>());
+    if (!spread) fused_adam_norm_stub(device.type(), problem, norm_data);
     if (on_cpu) {
-      AdamNorm norm;
-      fused_adam_norm_stub(device.type(), problem, &norm);
+      const AdamNorm norm = *norm_data;
       if (skip_nonfinite_ && std::isnan(norm.poison)) {
         ++skipped_;
         return;
@@ -384,11 +406,8 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
         grad_factor *= clip_factor(max_grad_norm_, total);
       }
     } else {
-      auto norm = held.emplace_back(at::zeros({2}, at::TensorOptions(device).dtype(at::kDouble)));
-      auto* const data = reinterpret_cast<AdamNorm*>(norm.mutable_data_ptr<double>());
-      fused_adam_norm_stub(device.type(), problem, data);
-      problem.norm = data;
-      grad_norm_ = norm[0].sqrt().to(at::kFloat);
+      problem.norm = norm_data;
+      grad_norm_ = sums[0].sqrt().to(at::kFloat);
       if (grad_scale) grad_norm_ = *grad_norm_ / held.front();
     }
   }
@@ -451,7 +470,11 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
     for (const auto& state : record->states) {
       if (state.defined()) announce(state);
     }
-    if (zero_grad_) announce(record->param.unsafeGetTensorImpl()->grad());
+    if (zero_grad_) {
+      const at::Tensor& grad = record->param.unsafeGetTensorImpl()->grad();
+      if (record->resolved_grad.defined()) grad.zero_();
+      announce(grad);
+    }
   }
 }
 

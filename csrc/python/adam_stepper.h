@@ -55,6 +55,7 @@ class AdamStepper {
     std::deque<AdamOperand::Strides> strides;
     std::vector<int64_t> sizes_and_strides;
     bool is_laid = false;
+    at::Tensor resolved_grad;  // of a conjugate or negative view
   };
 
   // Records of this step, on one device.
@@ -71,6 +72,7 @@ class AdamStepper {
   void read_options(Group& group) const;
   void prepare(Record& record, const at::Tensor& grad);
   AdamName name_of(const Record& record) const;
+  at::Tensor norm_over_processes(const Batch& batch) const;
   void run(const at::Device& device, Batch& batch, const std::optional<at::Tensor>& grad_scale,
            const std::optional<at::Tensor>& found_inf);
 

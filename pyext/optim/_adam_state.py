@@ -1,4 +1,4 @@
-"""The states of Adam's parameters: what each group keeps, in which dtype, and what may be loaded."""
+"""The states of Adam's parameters: what each group keeps, how it is stored, what may be loaded."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def check_group(optimizer: str, index: int, group: dict[str, Any]) -> None:
         raise ValueError(
             f"{optimizer}: differentiable=True is not supported, use torch.optim.{optimizer}"
         )
+    # torch checks what its constructor is given, and no group of its own options.
+    beta1, beta2 = group["betas"]
+    for what, value, fits in (
+        ("learning rate", group["lr"], group["lr"] >= 0),
+        ("epsilon value", group["eps"], group["eps"] >= 0),
+        ("weight_decay value", group["weight_decay"], group["weight_decay"] >= 0),
+        ("beta parameter at index 0", beta1, 0 <= beta1 < 1),
+        ("beta parameter at index 1", beta2, 0 <= beta2 < 1),
+    ):
+        if not fits:
+            raise ValueError(f"{optimizer}: group {index}: Invalid {what}: {value}")
     for name, known in (("moments", MOMENTS), ("master", MASTERS)):
         if group[name] not in known:
             raise ValueError(

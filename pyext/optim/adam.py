@@ -108,12 +108,26 @@ class _Fused(torch.optim.Optimizer):
             ValueError: the states do not fit the parameters, or are coded in 8 bits where this
                 optimizer's are not, or the other way round. Nothing is changed then.
         """
-        check_loaded(type(self).__name__, self.param_groups, state_dict)
-        state_dict = keeping_policy(self.param_groups, state_dict)
-        super().load_state_dict(state_dict)
-        restore_dtypes(self.param_groups, self.state, state_dict)
+        loaded: StateDict = {}
 
-    @torch._disable_dynamo
+        # As hooks: behind the user's own, which may replace the state dict, and before those after.
+        def check(_: torch.optim.Optimizer, given: StateDict) -> StateDict:
+            check_loaded(type(self).__name__, self.param_groups, given)
+            loaded.update(keeping_policy(self.param_groups, given))
+            return loaded
+
+        def restore(_: torch.optim.Optimizer) -> None:
+            restore_dtypes(self.param_groups, self.state, loaded)
+
+        before = self.register_load_state_dict_pre_hook(check)
+        after = self.register_load_state_dict_post_hook(restore, prepend=True)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            before.remove()
+            after.remove()
+
+    @torch.compiler.disable
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Takes one step with the gradients that are there.
 
@@ -168,10 +182,18 @@ class _Fused(torch.optim.Optimizer):
     def swap_ema(self) -> None:
         """Exchanges parameters and their moving averages: once to evaluate, again to train."""
         for param, average in self._averaged():
-            if average.data_ptr() != param.data_ptr():
-                value = param.detach().clone()
-                param.copy_(average)
-                average.copy_(value)
+            if average.data_ptr() == param.data_ptr():
+                continue
+            value = param.detach().clone()
+            param.copy_(average)
+            # An average that is wider than its parameter comes back with all of its digits.
+            wide = self.state[param].pop("wide_ema", None)
+            if wide is not None and torch.equal(value, wide.to(value.dtype)):
+                average.copy_(wide)
+                continue
+            if average.dtype != param.dtype:
+                self.state[param]["wide_ema"] = average.clone()
+            average.copy_(value)
 
 
 _ARGUMENTS = """
@@ -222,7 +244,7 @@ _ARGUMENTS = """
 """
 
 
-class Adam(_Fused, torch.optim.Adam):
+class Adam(_Fused, torch.optim.Adam):  # noqa: D101 (below)
     __doc__ = "Adam, a drop-in for :class:`torch.optim.Adam`." + _ARGUMENTS.format(
         name="Adam",
         decay="L2 penalty, or decoupled decay with ``decoupled_weight_decay``",
@@ -270,7 +292,7 @@ class Adam(_Fused, torch.optim.Adam):
         )
 
 
-class AdamW(_Fused, torch.optim.AdamW):
+class AdamW(_Fused, torch.optim.AdamW):  # noqa: D101 (below)
     __doc__ = "AdamW, a drop-in for :class:`torch.optim.AdamW`." + _ARGUMENTS.format(
         name="AdamW",
         decay="decoupled weight decay",
