@@ -64,6 +64,21 @@ inline at::vec::Vectorized<scalar_t> multiply_add(const at::vec::Vectorized<scal
   return at::vec::fmadd(a, b, c);
 }
 
+#if !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
+// The plain instruction set cannot; in float64 the product is exact.
+inline at::vec::Vectorized<float> multiply_add(const at::vec::Vectorized<float>& a,
+                                               const at::vec::Vectorized<float>& b,
+                                               const at::vec::Vectorized<float>& c) {
+  constexpr int kSize = at::vec::Vectorized<float>::size();
+  float x[kSize], y[kSize], z[kSize];
+  a.store(x);
+  b.store(y);
+  c.store(z);
+  for (int i = 0; i < kSize; ++i) z[i] = static_cast<float>(double{x[i]} * y[i] + z[i]);
+  return at::vec::Vectorized<float>::loadu(z);
+}
+#endif
+
 template <typename scalar_t>
 inline at::vec::Vectorized<scalar_t> larger_or_nan(const at::vec::Vectorized<scalar_t>& a,
                                                    const at::vec::Vectorized<scalar_t>& b) {

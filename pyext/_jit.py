@@ -30,6 +30,7 @@ from pyext._progress import BuildProgress
 from pyext._toolchain import Compiler, LoadError
 
 _FACTS = "facts.json"
+COMPILING = "PYEXT_COMPILING"  # set where `_compile.py` runs
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
     Raises:
         LoadError: something is missing on this machine, or the compilation failed.
     """
+    if COMPILING in os.environ:
+        raise LoadError(
+            "The process that compiles pyext imports pyext: it would wait for itself.",
+            "Import pyext in the program, not in sitecustomize or a .pth file.",
+        )
     compiler = _toolchain.find_compiler()
     _toolchain.check_compiler(compiler)
     ninja = _toolchain.check_ninja()
@@ -166,6 +172,7 @@ def _environment(compiler: Compiler, ninja: str, target: Target) -> dict[str, st
     """What `_compile.py` finds its tools by."""
     variables = {
         "CXX": compiler.command,
+        COMPILING: "1",
         "LC_ALL": "C",  # errors are searched for in English
         "NINJA_STATUS": "[%f/%t] ",
         "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), str(Path(ninja).parent)]),

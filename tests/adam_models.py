@@ -15,12 +15,12 @@ import pyext
 PAIRS = [(pyext.optim.Adam, torch.optim.Adam), (pyext.optim.AdamW, torch.optim.AdamW)]
 each_class = pytest.mark.parametrize(("ours", "torchs"), PAIRS, ids=["Adam", "AdamW"])
 
-# How far two ways may be apart that round differently; for float64, where both are torch's formula.
+# How far two ways may be apart that round differently: of ten steps over values near 1.
 TOLERANCES = {
     torch.float64: {"rtol": 1e-12, "atol": 1e-14},
     torch.complex128: {"rtol": 1e-12, "atol": 1e-14},
-    torch.float32: {"rtol": 1e-6, "atol": 1e-7},
-    torch.complex64: {"rtol": 1e-6, "atol": 1e-7},
+    torch.float32: {"rtol": 1e-6, "atol": 4e-7},
+    torch.complex64: {"rtol": 1e-6, "atol": 4e-7},
 }
 EXACTLY = {"rtol": 0.0, "atol": 0.0}
 SHAPES = [(7, 5), (33,), (), (0,), (2, 3, 4), (1,)]

@@ -213,8 +213,10 @@ def test_a_float32_step_is_right_to_the_last_place(ours, torchs, device):
         results.append({"param": p.detach(), **{key: optimizer.state[p][key] for key in state}})
     actual, expected = results
     assert units_apart(actual["param"], expected["param"], expected["param"]) <= 1
-    for key, before in state.items():  # 1, and the rounding of the coefficients
-        assert units_apart(actual[key], expected[key], before.to(device)) <= 2
+    # 1, and the rounding of the coefficients; a first moment may cancel.
+    operands = {"exp_avg": m.abs() + (1 - 0.9) * g.abs(), "exp_avg_sq": state["exp_avg_sq"]}
+    for key, magnitude in operands.items():
+        assert units_apart(actual[key], expected[key], magnitude.to(device)) <= 2
 
 
 @each_class

@@ -66,6 +66,20 @@ def test_default_cache_follows_xdg(tiny: TinyPackage, tmp_path: Path) -> None:
     assert list((tmp_path / "xdg" / "pyext").glob("*-*/libpyext.so"))
 
 
+def test_a_sitecustomize_that_imports_pyext_does_not_wait_for_itself(
+    tiny: TinyPackage, tmp_path: Path
+) -> None:
+    """It runs in the process that compiles, too."""
+    folder = tmp_path / "custom"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        f"import sys; sys.path[:0] = ['{tiny.root}']\n{IMPORT}"
+    )
+    tiny.env["PYTHONPATH"] = str(folder)
+    done = tiny.run("pass")
+    assert_works(done)
+
+
 def test_only_the_instruction_set_of_this_process_is_compiled(tiny: TinyPackage) -> None:
     tiny.env["ATEN_CPU_CAPABILITY"] = "default"
     assert_works(tiny.run())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,14 @@ class Ops:
     name: str
     cross_entropy: Callable[..., Tensor]
     signed_sqrt: Callable[[Tensor], Tensor]
+    optimizer: Callable[..., torch.optim.Optimizer]
 
 
 def _signed_sqrt(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.sqrt(x.abs() + EPS)
 
 
-TORCH = Ops("torch", F.cross_entropy, _signed_sqrt)
-PYEXT = Ops("pyext", pyext.cross_entropy, lambda x: pyext.signed_sqrt(x, EPS))
+# Torch's at its best: without flags its optimizer loops over the parameters.
+TORCH = Ops("torch", F.cross_entropy, _signed_sqrt, partial(torch.optim.AdamW, fused=True))
+PYEXT = Ops("pyext", pyext.cross_entropy, lambda x: pyext.signed_sqrt(x, EPS), pyext.optim.AdamW)
 BUNDLES = (TORCH, PYEXT)

@@ -99,7 +99,7 @@ def train(task: Task, bundles: tuple[Ops, ...], on_step: Callable[[str], object]
         torch.manual_seed(0)
         models.append(task.model(ops))
         parameters = models[-1].parameters()
-        optimizers.append(torch.optim.AdamW(parameters, lr=task.learning_rate, fused=True))
+        optimizers.append(ops.optimizer(parameters, lr=task.learning_rate))
     batches = task.batches()
     order = list(range(len(bundles)))
     for _ in range(task.steps):
