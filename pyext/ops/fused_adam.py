@@ -36,37 +36,7 @@ def fused_adam_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """One step of Adam, or of AdamW with ``decoupled_weight_decay``, in place, in one pass.
-
-    Writes ``params``, ``exp_avgs``, ``exp_avg_sqs`` and, with ``amsgrad``, ``max_exp_avg_sqs``.
-    Lists are as long as ``params``, tensors of one place of equal shape, of any strides, on one
-    device. Arithmetic is in float32, in float64 for such parameters. There is no derivative.
-
-    Args:
-        params: floating-point or complex tensors.
-        grads: their gradients.
-        exp_avgs: averages of the gradients.
-        exp_avg_sqs: averages of their squares.
-        max_exp_avg_sqs: the largest of these so far; empty without ``amsgrad``.
-        state_steps: counts of steps, this one included; one element each.
-        lr: learning rate, a float or a tensor of one element.
-        beta1: decay rate of ``exp_avgs``.
-        beta2: decay rate of ``exp_avg_sqs``.
-        weight_decay: L2 penalty, or decoupled decay.
-        eps: added to the denominator.
-        amsgrad: whether ``max_exp_avg_sqs`` is used.
-        maximize: whether to ascend.
-        decoupled_weight_decay: whether weights decay beside the gradient, as in AdamW.
-        grad_scale: gradients are divided by this tensor of one element.
-        found_inf: nothing is changed where this tensor of one element is not 0.
-
-    Raises:
-        ValueError: lists or tensors do not fit together; the message names the parameter.
-        RuntimeError: a gradient is sparse, or a tensor requires a gradient that is recorded.
-
-    Source:
-        ``torch._fused_adam_`` and ``torch._fused_adamw_``; Kingma and Ba 2015, "Adam: A Method for
-        Stochastic Optimization".
+    """In-place :func:`fused_adam`: writes the tensors that it would replace.
 
     Example:
         >>> import torch, pyext
@@ -117,7 +87,39 @@ def fused_adam(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> FusedAdamResult:
-    """:func:`fused_adam_` without mutation: what that writes comes as new tensors.
+    """One step of Adam, or of AdamW with ``decoupled_weight_decay``, in one pass, without mutation.
+
+    Lists are as long as ``params``, tensors of one place of equal shape, of any strides, on one
+    device. Arithmetic is in float32, in float64 for such parameters. There is no derivative.
+
+    Args:
+        params: floating-point or complex tensors.
+        grads: their gradients.
+        exp_avgs: averages of the gradients.
+        exp_avg_sqs: averages of their squares.
+        max_exp_avg_sqs: the largest of these so far; empty without ``amsgrad``.
+        state_steps: counts of steps, this one included; one element each.
+        lr: learning rate, a float or a tensor of one element.
+        beta1: decay rate of ``exp_avgs``.
+        beta2: decay rate of ``exp_avg_sqs``.
+        weight_decay: L2 penalty, or decoupled decay.
+        eps: added to the denominator.
+        amsgrad: whether ``max_exp_avg_sqs`` is used.
+        maximize: whether to ascend.
+        decoupled_weight_decay: whether weights decay beside the gradient, as in AdamW.
+        grad_scale: gradients are divided by this tensor of one element.
+        found_inf: nothing is changed where this tensor of one element is not 0.
+
+    Returns:
+        New tensors in place of ``params``, ``exp_avgs``, ``exp_avg_sqs`` and ``max_exp_avg_sqs``.
+
+    Raises:
+        ValueError: lists or tensors do not fit together; the message names the parameter.
+        RuntimeError: a gradient is sparse, or a tensor requires a gradient that is recorded.
+
+    Source:
+        ``torch._fused_adam_`` and ``torch._fused_adamw_``; Kingma and Ba 2015, "Adam: A Method for
+        Stochastic Optimization".
 
     Example:
         >>> import torch, pyext
