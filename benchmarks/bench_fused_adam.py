@@ -21,7 +21,7 @@ BYTES = 28  # float32: read p, g, m, v; write p, m, v
 CLIPPED_BYTES = 32  # and read g once more, for its norm
 BFLOAT16_BYTES, INT8_BYTES = 20, 16  # float32 p and g, moments of 2 bytes and of 1
 
-MLP: Shapes = [(128, 784), (128,), (10, 128), (10,)]
+MLP: Shapes = [(64, 64), (64,), (10, 64), (10,)]  # for images of 8 x 8
 SMALL: Shapes = [(1000,)] * 1000
 TRANSFORMER: Shapes = [(64, 64)] * 200 + [(64,)] * 200
 SHARE = 0.9
