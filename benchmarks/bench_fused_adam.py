@@ -181,8 +181,8 @@ def _case(
     headline: bool = False,
 ) -> Case:
     # A benchmark on a GPU replays a graph of the step.
-    def torchs(params: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(params, fused=True, capturable=params[0].is_cuda)
+    def torchs(params: list[Tensor], **options: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(params, capturable=params[0].is_cuda, **options)
 
     def inputs(device: str) -> list[Tensor]:
         params = [torch.randn(shape, device=device) for shape in shapes]
@@ -191,11 +191,13 @@ def _case(
     def candidate(who: str, run: Callable[..., Sequence[Tensor]], note: str = "") -> Candidate:
         return Candidate(who, run, keeps_inputs=False, note=note)
 
-    candidates = [candidate(BEST, _stepping(torchs, around), note="fused=True")]
+    fastest = partial(torchs, fused=True)
+    candidates = [
+        candidate(EAGER, _stepping(torchs, around), note="without flags; a loop on a CPU"),
+        candidate(BEST, _stepping(fastest, around), note="fused=True"),
+    ]
     if slow:
-        # First, as torch's own: without flags it takes the loop on a CPU.
-        candidates.insert(0, candidate(EAGER, _stepping(torch.optim.AdamW, around)))
-        foreach = partial(torch.optim.AdamW, foreach=True)
+        foreach = partial(torchs, foreach=True)
         candidates.append(candidate("foreach", _stepping(foreach, around), note="foreach=True"))
     if compiled:
         candidates.append(candidate(COMPILED, _compiled(torch.optim.AdamW)))

@@ -231,3 +231,18 @@ def test_the_number_of_threads_does_not_matter(ours, torchs):
             twins.step()
         results.append(snapshot(twins.ours))
     assert_same(*results)
+
+
+@each_class
+def test_derivatives_go_through_a_differentiable_step(ours, torchs):
+    gradients = []
+    for kind in (ours, torchs):
+        start = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+        p = start.clone()
+        optimizer = kind([p], lr=0.1, differentiable=True)
+        p.grad = 3 * start
+        optimizer.step()
+        gradients += torch.autograd.grad(p.square().sum(), start)
+    assert torch.equal(*gradients)
+    with pytest.raises(ValueError, match="takes torch's own step, which has no moments"):
+        ours([p.detach()], differentiable=True, moments="int8")

@@ -69,6 +69,16 @@ void put_raw(const AdamOperand& operand, int64_t begin, int64_t n, const T* from
   });
 }
 
+// Numbers of 16 bits go back as they are formed: f(i) gives those of element i of the block.
+template <typename F>
+void put_bits(const AdamOperand& operand, int64_t begin, int64_t n, const F& f) {
+  uint16_t scratch[kAdamBlock];
+  const bool dense = operand.strided == nullptr;
+  uint16_t* const to = dense ? static_cast<uint16_t*>(operand.data) + begin : scratch;
+  for (int64_t i = 0; i < n; ++i) to[i] = f(i);
+  if (!dense) put_raw(operand, begin, n, scratch);
+}
+
 // The values as storage of this dtype would give them back.
 inline void round_to(at::ScalarType dtype, const float* values, int64_t n, float* rounded) {
   if (dtype == at::kBFloat16) {

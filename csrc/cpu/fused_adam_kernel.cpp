@@ -188,16 +188,13 @@ class Step {
       switch (t.master) {
         case AdamMaster::kFloat32:
           put(master, begin, n, full);
-          round_stored(param.dtype, full, n, rounded_);
-          return put(param, begin, n, rounded_);
+          if (param.dtype != at::kBFloat16) return put(param, begin, n, full);
+          return put_bits(param, begin, n,
+                          [&](int64_t i) { return bfloat16_nearest_away(full[i]); });
         case AdamMaster::kSplit:
-          for (int64_t i = 0; i < n; ++i) {
-            const SplitFloat x = split(full[i]);
-            rounded_[i] = float_of_bfloat16(x.high);
-            low_[i] = x.low;
-          }
-          put_raw(master, begin, n, low_);
-          return put(param, begin, n, rounded_);
+          put_bits(param, begin, n, [&](int64_t i) { return split(full[i]).high; });
+          return put_bits(master, begin, n,
+                          [&](int64_t i) { return static_cast<uint16_t>(split(full[i]).low); });
         case AdamMaster::kKahan:
           round_to(param.dtype, full, n, rounded_);
           for (int64_t i = 0; i < n; ++i) master_[i] = full[i] - rounded_[i];
@@ -207,10 +204,10 @@ class Step {
           return put(param, begin, n, rounded_);
         case AdamMaster::kStochastic:
           fill_random({p_.seed, t.step, t.parameter}, begin, n, random_);
-          for (int64_t i = 0; i < n; ++i) {
-            full[i] = float_of_bfloat16(bfloat16_stochastic(full[i], random_[i]));
-          }
-          return put(param, begin, n, full);
+          put_bits(param, begin, n,
+                   [&](int64_t i) { return bfloat16_stochastic(full[i], random_[i]); });
+          if (telemetry_ || t.operands[T::kEma].data != nullptr) fetch(param, begin, n, full);
+          return;
         case AdamMaster::kNone:
           if (param.dtype != at::kFloat && (telemetry_ || t.operands[T::kEma].data != nullptr)) {
             round_to(param.dtype, full, n, full);
@@ -258,9 +255,9 @@ class Step {
         return encode<uint8_t>(moment, scale, begin, n, values, dither, second_moment_code);
       }
       if (t.stochastic_moments && moment.dtype == at::kBFloat16) {
-        for (int64_t i = 0; i < n; ++i) {
-          values[i] = float_of_bfloat16(bfloat16_stochastic(values[i], dither[begin + i]));
-        }
+        return put_bits(moment, begin, n, [&](int64_t i) {
+          return bfloat16_stochastic(values[i], dither[begin + i]);
+        });
       }
     }
     put(moment, begin, n, values);

@@ -19,9 +19,11 @@ KEYS = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 
 def check_group(optimizer: str, index: int, group: dict[str, Any]) -> None:
     """Raises ValueError where the options that torch does not have do not fit."""
-    if group["differentiable"]:
+    added = [name for name in ("moments", "master", "ema_decay") if group[name] is not None]
+    if group["differentiable"] and added:
         raise ValueError(
-            f"{optimizer}: differentiable=True is not supported, use torch.optim.{optimizer}"
+            f"{optimizer}: group {index}: differentiable=True takes torch's own step, which has no "
+            f"{', '.join(added)}"
         )
     # torch checks what its constructor is given, and no group of its own options.
     beta1, beta2 = group["betas"]

@@ -69,11 +69,11 @@ class _Fused(torch.optim.Optimizer):
             # Not drawn: a program's own random numbers stay what they were.
             "seed": torch.initial_seed() % 2**64,
         }
-        self._start()
 
     def _start(self) -> None:
         self._stepper = _C.AdamStepper(type(self).__name__, **self._options)
-        self._step_supports_amp_scaling = True
+        # That GradScaler leaves unscaling to the step.
+        self._step_supports_amp_scaling = not self.defaults["differentiable"]
 
     def __getstate__(self) -> dict[str, Any]:
         added = {"_options": self._options, "_group_options": self._group_options}
@@ -92,6 +92,8 @@ class _Fused(torch.optim.Optimizer):
         for name, value in self._group_options.items():
             param_group.setdefault(name, value)
         super().add_param_group(param_group)
+        if not hasattr(self, "_stepper"):  # the first group, within torch's constructor
+            self._start()
         try:
             check_group(type(self).__name__, len(self.param_groups) - 1, param_group)
         except Exception:
@@ -139,6 +141,8 @@ class _Fused(torch.optim.Optimizer):
             ValueError: a gradient does not fit its parameter. As after any error, parameters and
                 states are what they were.
         """
+        if self.defaults["differentiable"]:
+            return super().step(closure)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -200,7 +204,7 @@ _ARGUMENTS = """
     One pass over memory updates all parameters and their moments, whatever their number; the
     numbers are torch's to rounding, and state dicts go both ways. Arguments up to
     ``decoupled_weight_decay`` are those of :class:`torch.optim.{name}`; ``foreach`` and ``fused``
-    choose an implementation there and nothing here. With ``differentiable=True`` use torch's.
+    choose an implementation there and nothing here.
 
     Args:
         params: parameters, named parameters, or dicts of groups with options of their own.
@@ -212,7 +216,8 @@ _ARGUMENTS = """
         foreach: accepted, without effect.
         maximize: whether to ascend.
         capturable: whether step counts live on the GPU, for CUDA graphs.
-        differentiable: must be False.
+        differentiable: whether derivatives go through the step; it is torch's own then, without
+            what is added here.
         fused: accepted, without effect.
         moments: how moments are stored, per group: ``"float32"``, ``"bfloat16"`` (rounded at
             random) or ``"int8"`` (blocks of 256 with a scale each); default: the parameter's dtype.
