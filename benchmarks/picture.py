@@ -12,12 +12,13 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from benchmarks.case import COMPILED, EAGER, OURS
+from benchmarks.case import BEST, COMPILED, EAGER, OURS
 from benchmarks.results import CaseResult, Run
 from benchmarks.runner import STREAMS
 from benchmarks.terminal import TIMES
 
-COLORS = {EAGER: "#8d99ae", COMPILED: "#e09f3e", OURS: "#1b6ca8"}
+COLORS = {EAGER: "#8d99ae", BEST: "#6a994e", COMPILED: "#e09f3e", OURS: "#1b6ca8"}
+RIVALS = (EAGER, BEST, COMPILED)
 
 
 def draw(run: Run, file: Path) -> None:
@@ -36,7 +37,7 @@ def draw(run: Run, file: Path) -> None:
             1,
             2,
             sharey=True,
-            figsize=(10, 1.3 + 0.38 * len(cases)),
+            figsize=(10, 1.3 + 0.48 * len(cases)),
             width_ratios=(3, 2),
             layout="constrained",
         )
@@ -48,8 +49,8 @@ def draw(run: Run, file: Path) -> None:
 
 
 def _speedups(axes: Axes, cases: list[CaseResult]) -> None:
-    height = 0.38
-    for offset, versus in ((-0.5, EAGER), (0.5, COMPILED)):
+    height = 0.27
+    for offset, versus in zip((-1, 0, 1), RIVALS, strict=True):
         for row, case in enumerate(cases):
             one = case[versus]
             if not (one and one.speedup):
@@ -58,7 +59,7 @@ def _speedups(axes: Axes, cases: list[CaseResult]) -> None:
             y = row + offset * height
             axes.barh(y, ratio - 1, height, left=1, color=COLORS[versus])
             axes.plot([low, high], [y, y], color="0.2", linewidth=1)
-            axes.text(max(ratio, high, 1) * 1.04, y, f"{ratio:.1f}", va="center", fontsize=8)
+            axes.text(max(ratio, high, 1) * 1.04, y, f"{ratio:.1f}", va="center", fontsize=7)
         axes.barh(0, 0, color=COLORS[versus], label=f"over {versus}")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}{TIMES}"))
@@ -73,7 +74,7 @@ def _speedups(axes: Axes, cases: list[CaseResult]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_title("times as fast as torch")
-    _legend_below(axes, columns=2)
+    _legend_below(axes, columns=3)
 
 
 def _floor(axes: Axes, cases: list[CaseResult]) -> None:
@@ -82,11 +83,11 @@ def _floor(axes: Axes, cases: list[CaseResult]) -> None:
             axes.text(0.02, row, "too small to stream", va="center", fontsize=7, color="0.6")
             continue
         axes.plot([0, 1], [row, row], color="0.92", linewidth=1, zorder=0)
-        for name in (EAGER, COMPILED, OURS):
+        for name in (*RIVALS, OURS):
             share = case.share_of_floor(name)
             if share:
                 axes.plot(share, row, "o", color=COLORS[name], markersize=7 if name == OURS else 5)
-    for name in (EAGER, COMPILED, OURS):
+    for name in (*RIVALS, OURS):
         axes.plot([], [], "o", color=COLORS[name], label=name)
     axes.axvline(1, color="0.2", linewidth=0.8)
     axes.set_xlim(0, 1.08)
@@ -94,7 +95,7 @@ def _floor(axes: Axes, cases: list[CaseResult]) -> None:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set_title("of the streaming bandwidth")
-    _legend_below(axes, columns=3)
+    _legend_below(axes, columns=2)
 
 
 def _legend_below(axes: Axes, columns: int) -> None:
