@@ -88,6 +88,8 @@ std::ostream& operator<<(std::ostream& out, const AdamName& name) {
 
 void check_adam_tensors(const AdamTensors& tensors, const AdamName& name) {
   const auto& param = tensors[T::kParam];
+  TORCH_CHECK_NOT_IMPLEMENTED(param.is_cpu() || param.is_cuda(), name,
+                              ": expected a parameter on the CPU or on CUDA, got ", param.device());
   TORCH_CHECK_TYPE(is_number(param.scalar_type()), name,
                    ": expected a floating-point or complex dtype, got ", param.scalar_type());
   for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {

@@ -237,3 +237,11 @@ def test_a_state_dict_of_other_groups_is_refused_as_torch_refuses_it(ours, torch
             optimizer.load_state_dict(
                 kind([{"params": x} for x in parameters((3,), (4,))]).state_dict()
             )
+
+
+@each_class
+def test_a_parameter_on_no_device_raises(ours, torchs):
+    p = nn.Parameter(torch.empty(3, device="meta"))
+    p.grad = torch.empty(3, device="meta")
+    with pytest.raises(NotImplementedError, match="group 0, parameter 0: expected a parameter on"):
+        ours([p]).step()

@@ -425,10 +425,12 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
         std::find(batch.groups_of.rbegin(), batch.groups_of.rend(), std::pair{record.group, count});
     if (known == batch.groups_of.rend()) {
       batch.groups_of.emplace_back(record.group, count);
-      batch.groups.push_back(
-          {group.options,
-           adam_coefficients<double>(group.options, group.options.lr, count, grad_factor),
-           group.device_lr ? on_device(*group.device_lr) : nullptr});
+      const bool lr_on_device = group.device_lr && !on_cpu;
+      const double lr =
+          group.device_lr && on_cpu ? group.device_lr->item<double>() : group.options.lr;
+      batch.groups.push_back({group.options,
+                              adam_coefficients<double>(group.options, lr, count, grad_factor),
+                              lr_on_device ? on_device(*group.device_lr) : nullptr});
       known = batch.groups_of.rbegin();
     }
     tensor.group = static_cast<int32_t>(batch.groups_of.rend() - known) - 1;
