@@ -247,3 +247,17 @@ def test_a_step_is_not_recorded(ours, torchs):
     assert all(x.grad_fn is None for x in twins.ours.state[p].values())
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.backward()
+
+
+@each_class
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16], ids=str)
+def test_counts_and_scales_do_not_follow_the_default_dtype(ours, torchs, default):
+    """torch counts in float64 where that is the default, else in float32."""
+    torch.set_default_dtype(default)
+    for kind, moments in ((ours, {}), (torchs, {}), (ours, {"moments": "int8"})):
+        p = nn.Parameter(torch.ones(300, dtype=torch.float32))
+        p.grad = torch.ones_like(p)
+        optimizer = kind([p], **moments)
+        optimizer.step()
+        wide = torch.float64 if default == torch.float64 else torch.float32
+        assert optimizer.state[p]["step"].dtype == wide

@@ -416,11 +416,7 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
     const Record& record = *batch.records[i];
     const Group& group = groups_[record.group];
     auto& tensor = batch.tensors[i];
-    const bool counts_on_device = !record.step.is_cpu();
-    const double count = counts_on_device ? 0 : read_count(record.step) + 1;
-    if (counts_on_device) {
-      tensor.device_step = on_device(record.step);  // counted below, before the kernel reads it
-    }
+    const double count = record.step.is_cpu() ? read_count(record.step) + 1 : 0;
     auto known =
         std::find(batch.groups_of.rbegin(), batch.groups_of.rend(), std::pair{record.group, count});
     if (known == batch.groups_of.rend()) {
@@ -449,6 +445,10 @@ void AdamStepper::run(const at::Device& device, Batch& batch,
     }
   }
   if (!device_steps.empty()) at::_foreach_add_(device_steps, 1);
+  for (const auto i : c10::irange(batch.records.size())) {
+    const auto& step = batch.records[i]->step;
+    if (!step.is_cpu()) batch.tensors[i].device_step = on_device(step);
+  }
   AdamTelemetry sums;
   at::Tensor device_sums;
   AdamTelemetry* to = telemetry_asked_ ? &sums : nullptr;

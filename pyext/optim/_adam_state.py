@@ -73,7 +73,9 @@ def complete_state(state: dict[str, Any], group: dict[str, Any], param: Tensor) 
     """Adds what a parameter's state lacks, under torch's keys where torch has them."""
     if "step" not in state:
         on_device = group["capturable"] or (group["fused"] and not param.is_cpu)
-        state["step"] = torch.zeros((), device=param.device if on_device else "cpu")
+        doubles = torch.get_default_dtype() == torch.float64 and not on_device  # as torch has it
+        count = torch.float64 if doubles else torch.float32
+        state["step"] = torch.zeros((), dtype=count, device=param.device if on_device else "cpu")
     for key in KEYS[: 3 if group["amsgrad"] else 2]:
         dtype = moment_dtype(group, key, param)
         coded = dtype in (torch.int8, torch.uint8)
@@ -82,7 +84,8 @@ def complete_state(state: dict[str, Any], group: dict[str, Any], param: Tensor) 
             state[key] = torch.zeros_like(param, dtype=dtype, memory_format=form)
         if coded and f"{key}_scale" not in state:
             blocks = -(-param.numel() // CODE_BLOCK)
-            state[f"{key}_scale"] = torch.zeros(blocks, device=param.device)
+            scales = torch.zeros(blocks, dtype=torch.float32, device=param.device)
+            state[f"{key}_scale"] = scales
     if param.dtype in LOW_PRECISION and "master" not in state:
         if group["master"] == "float32":
             state["master"] = param.detach().float()
