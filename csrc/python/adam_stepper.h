@@ -13,7 +13,8 @@
 
 namespace pyext {
 
-class AdamStepper {
+// Hidden, as pybind11's types are that it holds.
+class [[gnu::visibility("hidden")]] AdamStepper {
  public:
   AdamStepper(std::string name, std::optional<double> max_grad_norm, bool zero_grad,
               bool skip_nonfinite, bool telemetry, uint64_t seed);
