@@ -244,7 +244,7 @@ def test_half_types_are_computed_in_float32(ours, torchs, dtype, device):
             for key, value in twins.ours.state.get(p, {}).items():
                 twins.torchs.state[q][key].copy_(value)
         twins.step()
-        eps = torch.finfo(dtype).eps
-        twins.assert_equal(rtol=eps, atol=torch.finfo(dtype).tiny)
+        # Where a moment cancels, what is left is the rounding of float32.
+        twins.assert_equal(rtol=torch.finfo(dtype).eps, atol=torch.finfo(torch.float32).eps)
         same = [(p == q).float().mean() for p, q in twins.pairs() if p.numel() > 1]
         assert min(same) > 0.98
