@@ -28,9 +28,9 @@ struct Keys {
   PyObject *params = interned("params"), *lr = interned("lr"), *betas = interned("betas"),
            *eps = interned("eps"), *weight_decay = interned("weight_decay"),
            *decoupled = interned("decoupled_weight_decay"), *amsgrad = interned("amsgrad"),
-           *maximize = interned("maximize"), *capturable = interned("capturable"),
-           *moments = interned("moments"), *master = interned("master"),
-           *ema_decay = interned("ema_decay"), *step = interned("step");
+           *maximize = interned("maximize"), *moments = interned("moments"),
+           *master = interned("master"), *ema_decay = interned("ema_decay"),
+           *step = interned("step");
   std::array<PyObject*, T::kOperands> states;
   Keys() {
     for (const auto k : c10::irange(static_cast<int>(T::kOperands))) {
@@ -261,7 +261,6 @@ void AdamStepper::read_options(Group& group) const {
   o.decoupled = truth(get(dict, k.decoupled));
   o.amsgrad = truth(get(dict, k.amsgrad));
   o.maximize = truth(get(dict, k.maximize));
-  group.capturable = truth(get(dict, k.capturable));
   PyObject* const ema_decay = get(dict, k.ema_decay);
   group.has_ema = !is_none(ema_decay);
   group.ema_weight = group.has_ema ? 1 - number(ema_decay) : 0;

@@ -36,7 +36,6 @@ class [[gnu::visibility("hidden")]] AdamStepper {
     pybind11::object moments, master;  // as when the states were read
     std::vector<pybind11::object> params;
     AdamOptions options;
-    bool capturable = false;
     std::optional<at::Tensor> device_lr;
     double ema_weight = 0;
     bool has_ema = false;
