@@ -19,6 +19,9 @@ const std::string kAdamOptions =
     "bool amsgrad, bool maximize, bool decoupled_weight_decay=False, Tensor? lr_tensor=None, "
     "Tensor? grad_scale=None, Tensor? found_inf=None";
 
+// What einsum and its out= variant share.
+const std::string kEinsumOptions = "ScalarType? accumulate_dtype=None, int[]? path=None";
+
 }  // namespace
 
 TORCH_LIBRARY(pyext, m) {
@@ -51,4 +54,12 @@ TORCH_LIBRARY(pyext, m) {
      kAdamOptions +
      ") -> (Tensor[] self_out, Tensor[] exp_avgs_out, Tensor[] exp_avg_sqs_out, "
      "Tensor[] max_exp_avg_sqs_out)");
+
+  // alpha times the sum of products that the equation says. `path` holds the pairs of operands to
+  // contract, flattened, as numpy.einsum_path numbers them. With layout="any" the result may have
+  // other strides than a contiguous tensor's.
+  op("einsum(str equation, Tensor[] operands, *, Scalar alpha=1, str layout=\"contiguous\", " +
+     kEinsumOptions + ") -> Tensor");
+  op("einsum.out(str equation, Tensor[] operands, *, Scalar alpha=1, Scalar beta=0, " +
+     kEinsumOptions + ", Tensor(a!) out) -> Tensor(a!)");
 }

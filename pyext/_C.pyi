@@ -1,7 +1,9 @@
 """Facts of the loaded build and stateful objects, from csrc/python."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 def torch_version() -> str:
@@ -47,3 +49,26 @@ class AdamStepper:
     def telemetry(self) -> tuple[float, float, float, int] | None: ...
     @property
     def skipped_steps(self) -> int: ...
+
+class EinsumPlan:
+    """A plan of the einsum engine, from csrc/einsum_plan.h."""
+
+    @property
+    def flops(self) -> float: ...
+    @property
+    def bytes(self) -> float: ...
+    @property
+    def peak_bytes(self) -> int: ...
+
+def einsum_plan(
+    equation: str,
+    operands: Sequence[Tensor],
+    *,
+    accumulate_dtype: torch.dtype | None = None,
+    layout: str = "contiguous",
+    path: Sequence[int] = (),
+) -> EinsumPlan:
+    """The plan for these operands, from the cache if it was made before."""
+
+def einsum_letters(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """Every operand's labels and the output's, a letter each."""

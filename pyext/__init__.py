@@ -12,14 +12,18 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
 
     from pyext import nn, optim
     from pyext.ops.cross_entropy import CrossEntropyStats, cross_entropy, mixup_cross_entropy
+    from pyext.ops.einsum import EinsumPlan, einsum, einsum_plan
     from pyext.ops.fused_adam import FusedAdamResult, fused_adam, fused_adam_
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
 __all__ = [
     "CrossEntropyStats",
+    "EinsumPlan",
     "FusedAdamResult",
     "__version__",
     "cross_entropy",
+    "einsum",
+    "einsum_plan",
     "fused_adam",
     "fused_adam_",
     "mixup_cross_entropy",

@@ -7,25 +7,26 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 
 #include <utility>
+#include <vector>
 
 namespace pyext {
 
-// `compute` maps an unwrapped input to the functional result; `target` receives it.
+// `compute` maps unwrapped inputs to the functional result; `target` receives it.
 template <typename Compute>
-at::Tensor& functionalize_into(at::Tensor& target, const at::Tensor& input, Compute&& compute) {
+at::Tensor& functionalize_into(at::Tensor& target, at::TensorList inputs, Compute&& compute) {
   namespace functionalization = at::functionalization::impl;
-  const auto unwrap = [](const at::Tensor& x) {
-    if (!functionalization::isFunctionalTensor(x)) return x;
-    functionalization::sync(x);
-    return functionalization::from_functional_tensor(x);
-  };
-  TORCH_CHECK(functionalization::isFunctionalTensor(target) ||
-                  !functionalization::isFunctionalTensor(input),
-              "mutating a non-functional tensor with a functional tensor is not allowed");
+  std::vector<at::Tensor> unwrapped;
+  for (const at::Tensor& x : inputs) {
+    const bool is_functional = functionalization::isFunctionalTensor(x);
+    TORCH_CHECK(functionalization::isFunctionalTensor(target) || !is_functional,
+                "mutating a non-functional tensor with a functional tensor is not allowed");
+    if (is_functional) functionalization::sync(x);
+    unwrapped.push_back(is_functional ? functionalization::from_functional_tensor(x) : x);
+  }
   at::Tensor result;
   {
     const at::AutoDispatchSkipFunctionalize guard;
-    result = std::forward<Compute>(compute)(unwrap(input));
+    result = std::forward<Compute>(compute)(unwrapped);
   }
   if (!functionalization::isFunctionalTensor(target)) {
     const at::AutoDispatchSkipFunctionalize guard;

@@ -127,11 +127,11 @@ at::Tensor& out_bumping_version(const at::Tensor& self, double eps, at::Tensor& 
 }
 
 at::Tensor& in_place_functionalized(at::Tensor& self, double eps) {
-  return functionalize_into(self, self, [eps](const at::Tensor& x) { return signed_sqrt(x, eps); });
+  return functionalize_into(self, self, [eps](at::TensorList x) { return signed_sqrt(x[0], eps); });
 }
 
 at::Tensor& out_functionalized(const at::Tensor& self, double eps, at::Tensor& out) {
-  return functionalize_into(out, self, [eps](const at::Tensor& x) { return signed_sqrt(x, eps); });
+  return functionalize_into(out, self, [eps](at::TensorList x) { return signed_sqrt(x[0], eps); });
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {

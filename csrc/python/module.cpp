@@ -4,6 +4,7 @@
 #include <torch/version.h>
 
 #include "adam_stepper.h"
+#include "bind_einsum.h"
 #include "kernel_stub.h"
 
 #if !defined(PYEXT_CXX_FLAGS)
@@ -20,4 +21,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cuda_architectures", &pyext::cuda_architectures,
         "The architectures of the loaded CUDA kernels, such as '900'; empty without CUDA.");
   pyext::bind_adam_stepper(m);
+  pyext::bind_einsum(m);
 }

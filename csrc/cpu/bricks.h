@@ -1,0 +1,126 @@
+// How the indices of a contraction are cut into tiles. Those of M, of N and of K are groups; a tile
+// takes a brick of each, which spans whole runs of memory in both tensors that the group lies in.
+#pragma once
+
+#include <c10/util/SmallVector.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/move.h"
+
+namespace pyext {
+namespace {
+
+constexpr int kMaxGroupDims = kMaxMoveDims / 2;
+
+// An index of a group, with its strides in two tensors and its extent in a brick.
+struct GroupDim {
+  int64_t size, x, y;
+  int64_t brick = 1;
+};
+
+// One brick: how many values, where it begins in both tensors, and its extent in each index.
+struct Brick {
+  int64_t size = 1, x = 0, y = 0;
+  int64_t extent[kMaxGroupDims];
+};
+
+struct IndexGroup {
+  // The slowest first, as the values lie in a packed tile.
+  c10::SmallVector<GroupDim, kMaxGroupDims> dims;
+
+  int count() const { return static_cast<int>(dims.size()); }
+
+  int64_t size() const {
+    int64_t product = 1;
+    for (const auto& dim : dims) product *= dim.size;
+    return product;
+  }
+
+  int64_t brick_size() const {
+    int64_t product = 1;
+    for (const auto& dim : dims) product *= dim.brick;
+    return product;
+  }
+
+  int64_t bricks() const {
+    int64_t product = 1;
+    for (const auto& dim : dims) product *= (dim.size + dim.brick - 1) / dim.brick;
+    return product;
+  }
+
+  Brick at(int64_t number) const {
+    Brick result;
+    for (int i = count() - 1; i >= 0; --i) {
+      const GroupDim& dim = dims[i];
+      const int64_t along = (dim.size + dim.brick - 1) / dim.brick;
+      const int64_t begin = number % along * dim.brick;
+      number /= along;
+      result.extent[i] = std::min(dim.brick, dim.size - begin);
+      result.size *= result.extent[i];
+      result.x += begin * dim.x;
+      result.y += begin * dim.y;
+    }
+    return result;
+  }
+
+  // The index that is contiguous in a tensor, or -1.
+  int contiguous(int64_t GroupDim::* stride) const {
+    for (int i = 0; i < count(); ++i) {
+      if (dims[i].*stride == 1) return i;
+    }
+    return -1;
+  }
+
+  // Makes an index the fastest of packed tiles.
+  void make_fastest(int i) { std::rotate(dims.begin() + i, dims.begin() + i + 1, dims.end()); }
+
+  // Sorts by a stride, the largest first.
+  void sort_by(int64_t GroupDim::* stride) {
+    std::stable_sort(dims.begin(), dims.end(), [stride](const GroupDim& a, const GroupDim& b) {
+      return a.*stride > b.*stride;
+    });
+  }
+
+  // Chooses bricks of at most `limit` values: first runs of the given lengths in both tensors, then
+  // as much as fits of the indices that continue the run in y, then of the others.
+  void cut(int64_t limit, int64_t x_length = 64, int64_t y_length = 64) {
+    int64_t left = std::max<int64_t>(limit, 1);
+    const auto grow = [&](int i, int64_t extent) {
+      GroupDim& dim = dims[i];
+      const int64_t room = left * dim.brick;
+      const int64_t wanted = std::clamp<int64_t>(std::min(extent, room), dim.brick, dim.size);
+      left = room / wanted;
+      dim.brick = wanted;
+    };
+    const int y_run = contiguous(&GroupDim::y), x_run = contiguous(&GroupDim::x);
+    if (y_run >= 0) grow(y_run, y_length);
+    if (x_run >= 0) grow(x_run, x_length);
+    if (y_run >= 0) grow(y_run, limit);
+    if (x_run >= 0) grow(x_run, limit);
+    c10::SmallVector<int, kMaxGroupDims> order(dims.size());
+    for (int i = 0; i < count(); ++i) order[i] = i;
+    std::stable_sort(order.begin(), order.end(),
+                     [this](int a, int b) { return dims[a].y < dims[b].y; });
+    for (const int i : order) grow(i, limit);
+    for (auto& dim : dims) {  // bricks of even size: 312 as 3 x 104, not 2 x 128 + 56
+      const int64_t along = (dim.size + dim.brick - 1) / std::max<int64_t>(dim.brick, 1);
+      if (along > 0) dim.brick = (dim.size + along - 1) / along;
+    }
+  }
+
+  // Adds the indices of a brick to a move between one of the tensors and a packed tile, in which
+  // neighbouring values of the group lie `step` apart.
+  void add_to(MoveDims& move, const Brick& brick, int64_t GroupDim::* stride, int64_t step,
+              bool packs) const {
+    for (int i = count() - 1; i >= 0; --i) {
+      const int64_t outside = dims[i].*stride;
+      move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
+      step *= brick.extent[i];
+    }
+  }
+};
+
+}  // namespace
+}  // namespace pyext

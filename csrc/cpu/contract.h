@@ -1,0 +1,352 @@
+// A contraction of two strided tensors on the tiled core: packs bricks of their index groups, and
+// scatters finished tiles with alpha, beta and the conversion to the result's dtype.
+#pragma once
+
+#include <c10/util/complex.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "contraction.h"
+#include "cpu/bricks.h"
+#include "cpu/factors.h"
+#include "cpu/tiles.h"
+
+namespace pyext {
+namespace {
+
+// The two factors as matrices: M x K times K x N, for every value of the batch indices.
+struct Matrices {
+  IndexGroup m, n, k;                     // strides: (a, out), (b, out), (a, b)
+  c10::SmallVector<ProductDim, 4> batch;  // in[0]: a, in[1]: b
+  ProductTensor a, b, out;
+  int64_t batches = 1;
+
+  // Where the matrices of a batch begin.
+  std::array<int64_t, 3> offsets(int64_t number) const {
+    std::array<int64_t, 3> result{};
+    for (int i = static_cast<int>(batch.size()) - 1; i >= 0; --i) {
+      const int64_t value = number % batch[i].size;
+      number /= batch[i].size;
+      result[0] += value * batch[i].in[0];
+      result[1] += value * batch[i].in[1];
+      result[2] += value * batch[i].out;
+    }
+    return result;
+  }
+};
+
+inline Matrices matrices_of(const SumOfProducts& problem, bool swapped) {
+  const int left = swapped ? 1 : 0, right = swapped ? 0 : 1;
+  Matrices result;
+  result.a = problem.in[left];
+  result.b = problem.in[right];
+  result.out = problem.out;
+  for (const auto& dim : problem.dims) {
+    const int64_t a = dim.in[left], b = dim.in[right];
+    if (dim.out == 0) {
+      result.k.dims.push_back({dim.size, a, b});
+    } else if (b == 0) {
+      result.m.dims.push_back({dim.size, a, dim.out});
+    } else if (a == 0) {
+      result.n.dims.push_back({dim.size, b, dim.out});
+    } else {
+      ProductDim both = dim;
+      both.in = {a, b};
+      result.batch.push_back(both);
+      result.batches *= dim.size;
+    }
+  }
+  return result;
+}
+
+// An estimate of processor cycles, to choose which factor is vectorised over.
+template <typename acc_t>
+double cycles(const Matrices& x) {
+  constexpr double kWidth = at::vec::Vectorized<acc_t>::size();
+  constexpr double kCopied = 0.25, kTransposed = 0.6;
+  const double m = x.m.size(), n = x.n.size(), k = x.k.size();
+  const int b_run = x.n.contiguous(&GroupDim::x), out_run = x.n.contiguous(&GroupDim::y);
+  const double padded = std::ceil(n / kWidth) * kWidth;
+  double sum = m * padded * k / kWidth;
+  sum += m * k * (x.k.contiguous(&GroupDim::x) >= 0 ? kCopied : kTransposed);
+  if (b_run >= 0 && out_run >= 0 && b_run != out_run) {
+    sum += std::min(k, m) * n * (kTransposed - kCopied);
+    sum += k * n * kCopied + m * n * kCopied;
+  } else {
+    sum += k * n * (b_run >= 0 ? kCopied : kTransposed);
+    sum += m * n * (out_run >= 0 ? kCopied : kTransposed);
+  }
+  return sum;
+}
+
+template <typename acc_t>
+class Contraction {
+ public:
+  Contraction(const SumOfProducts& problem, bool is_complex)
+      : parts_(is_complex ? 2 : 1), symmetric_(problem.symmetric) {
+    read_scalar(problem.alpha, alpha_);
+    read_scalar(problem.beta, beta_);
+    scales_ = alpha_[0] != acc_t(1) || alpha_[1] != acc_t(0);
+    adds_ = beta_[0] != acc_t(0) || beta_[1] != acc_t(0);
+    Matrices forward = matrices_of(problem, false), turned = matrices_of(problem, true);
+    x_ = cycles<acc_t>(turned) < cycles<acc_t>(forward) ? std::move(turned) : std::move(forward);
+    order_and_cut();
+  }
+
+  void run() const {
+    const TileGrid grid = this->grid();
+    multiply_tiles<acc_t>(grid, Left{*this}, Right{*this}, Finished{*this},
+                          [this](int64_t m, int64_t n) { return symmetric_ && m > n; });
+  }
+
+  // In how many pieces the sum is better formed: so that there is work for many threads, and so
+  // that the blocks that several tiles share stay in cache. The sums of pieces take room of their
+  // own.
+  int64_t pieces() const {
+    const int64_t tiles = x_.batches * x_.n.bricks() * x_.m.bricks();
+    const int64_t depth = x_.k.size(), results = x_.batches * x_.m.size() * x_.n.size();
+    const int64_t bytes = x_.m.size() * depth * static_cast<int64_t>(sizeof(acc_t)) * parts_;
+    const bool shared = x_.n.bricks() > 1 && !Left{*this}.in_place();
+    const int64_t wanted = std::max(shared ? bytes / kSharedBytes : 1, 32 / tiles);
+    const int64_t worthwhile = std::min(depth / 1024, x_.m.size() * depth / (4 * results));
+    return std::min(wanted, worthwhile);
+  }
+
+ private:
+  void order_and_cut() {
+    constexpr int64_t kDepth = 1024 / sizeof(acc_t);
+    constexpr int64_t kBytes = 384 << 10;
+    IndexGroup &m = x_.m, &n = x_.n, &k = x_.k;
+    m.sort_by(&GroupDim::y);
+    n.sort_by(&GroupDim::y);
+    k.sort_by(&GroupDim::x);
+    const int b_run = n.contiguous(&GroupDim::x), out_run = n.contiguous(&GroupDim::y);
+    // One side of a tile of n is transposed when the factor and the result are contiguous in
+    // different indices: the smaller one.
+    if (b_run >= 0 && (out_run < 0 || m.size() < k.size()))
+      n.make_fastest(b_run);
+    else if (out_run >= 0)
+      n.make_fastest(out_run);
+    if (const int a_run = k.contiguous(&GroupDim::x); a_run >= 0) k.make_fastest(a_run);
+    const bool two_runs = b_run >= 0 && out_run >= 0 && b_run != out_run;
+    const int64_t values = kBytes / sizeof(acc_t);
+    // Tiles that span a run of both tensors are wide; where many rows share them that is not worth
+    // the depth it costs.
+    const bool wide = two_runs && m.size() < 512;
+    const int64_t wanted = std::min<int64_t>(n.size(), wide ? 1024 : 256);
+    const int64_t whole = k.size() * parts_;
+    const int64_t deep = std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
+    k.cut(whole <= deep * 3 / 2 ? k.size() : deep / parts_);
+    const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
+    if (symmetric_) {
+      n.cut(64);
+      m.dims = n.dims;
+      for (size_t i = 0; i < m.dims.size(); ++i) m.dims[i].y = mirrored(n.dims[i]);
+    } else {
+      n.cut(std::clamp<int64_t>(values / depth, 64, 2048), wide || !two_runs ? 64 : 16, 16);
+      m.cut(64);
+    }
+  }
+
+  // The stride in the result of the index of M that mirrors this index of N.
+  int64_t mirrored(const GroupDim& dim) const {
+    for (const auto& other : x_.m.dims) {
+      if (other.x == dim.x && other.size == dim.size) return other.y;
+    }
+    TORCH_INTERNAL_ASSERT(false);
+  }
+
+  TileGrid grid() const {
+    constexpr int64_t kKeptBytes = 384 << 10;
+    TileGrid grid;
+    grid.batches = x_.batches;
+    grid.m_tiles = x_.m.bricks();
+    grid.n_tiles = x_.n.bricks();
+    grid.k_tiles = x_.k.bricks();
+    grid.rows = x_.m.brick_size() * parts_;
+    grid.cols = x_.n.brick_size();
+    grid.depth = x_.k.brick_size() * parts_;
+    if (grid.k_tiles > 1) {
+      const int64_t tile = grid.rows * grid.cols * static_cast<int64_t>(sizeof(acc_t));
+      grid.m_group = std::max<int64_t>(1, kKeptBytes / std::max<int64_t>(tile, 1));
+    } else {
+      const int64_t others = std::max<int64_t>(1, grid.batches * grid.n_tiles);
+      const int64_t groups = std::max<int64_t>(1, 32 / others);
+      const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
+      grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
+    }
+    return grid;
+  }
+
+  // Complex numbers become real matrices twice as large: [re, -im; im, re] times [re; im].
+  struct Left {
+    const Contraction& owner;
+
+    bool in_place() const {
+      const auto& x = owner.x_;
+      if (owner.parts_ > 1 || x.a.dtype != c10::CppTypeToScalarType<acc_t>::value) return false;
+      int m_dims = 0, k_dims = 0;
+      int64_t row = 0, col = 0;
+      for (const auto& dim : x.m.dims) {
+        if (dim.brick > 1) ++m_dims, row = dim.x;
+      }
+      for (const auto& dim : x.k.dims) {
+        if (dim.brick > 1) ++k_dims, col = dim.x;
+      }
+      const auto aliases = [](int64_t stride) {
+        return stride * static_cast<int64_t>(sizeof(acc_t)) % 4096 == 0;
+      };
+      return m_dims <= 1 && k_dims <= 1 && col <= 1 && !aliases(row);
+    }
+
+    Block<acc_t> shape_of(int64_t m, int64_t k, const acc_t* data, int64_t row_stride) const {
+      return {data, owner.x_.m.at(m).size * owner.parts_, owner.x_.k.at(k).size * owner.parts_,
+              row_stride, 1};
+    }
+
+    Block<acc_t> block(int64_t batch, int64_t m_tile, int64_t k_tile, acc_t* scratch,
+                       int64_t row_stride) const {
+      const auto& x = owner.x_;
+      const Brick m = x.m.at(m_tile), k = x.k.at(k_tile);
+      const int64_t offset = x.offsets(batch)[0] + m.x + k.x;
+      if (in_place()) {
+        int64_t row = 0, col = 0;
+        for (const auto& dim : x.m.dims) row = dim.brick > 1 ? dim.x : row;
+        for (const auto& dim : x.k.dims) col = dim.brick > 1 ? dim.x : col;
+        return {static_cast<const acc_t*>(x.a.data) + offset, m.size, k.size, row, col};
+      }
+      const int parts = owner.parts_;
+      for (int r = 0; r < parts; ++r) {
+        for (int s = 0; s < parts; ++s) {
+          MoveDims move;
+          owner.add_scaled(move, x.m, m, &GroupDim::x, row_stride, true);
+          owner.add_scaled(move, x.k, k, &GroupDim::x, 1, true);
+          acc_t* to = scratch + r * m.size * row_stride + s * k.size;
+          gather(to, x.a, offset * parts + (r ^ s), move);
+          if (r < s) {
+            for (int64_t i = 0; i < m.size; ++i) {
+              for (int64_t j = 0; j < k.size; ++j) to[i * row_stride + j] = -to[i * row_stride + j];
+            }
+          }
+        }
+      }
+      return {scratch, m.size * parts, k.size * parts, row_stride, 1};
+    }
+  };
+
+  struct Right {
+    const Contraction& owner;
+
+    Block<acc_t> block(int64_t batch, int64_t k_tile, int64_t n_tile, acc_t* scratch,
+                       int64_t row_stride) const {
+      const auto& x = owner.x_;
+      const Brick n = x.n.at(n_tile), k = x.k.at(k_tile);
+      const int parts = owner.parts_;
+      MoveDims move;
+      if (parts > 1) move.add(2, 1, k.size * row_stride);
+      owner.add_scaled(move, x.k, k, &GroupDim::y, row_stride, true);
+      owner.add_scaled(move, x.n, n, &GroupDim::x, 1, true);
+      gather(scratch, x.b, (x.offsets(batch)[1] + n.x + k.y) * parts, move);
+      constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
+      const int64_t whole = (n.size + kWidth - 1) / kWidth * kWidth;
+      if (whole > n.size) {
+        for (int64_t i = 0; i < k.size * parts; ++i) {
+          std::fill(scratch + i * row_stride + n.size, scratch + i * row_stride + whole, acc_t(0));
+        }
+      }
+      return {scratch, k.size * parts, n.size, row_stride, 1};
+    }
+  };
+
+  struct Finished {
+    const Contraction& owner;
+
+    void operator()(int64_t batch, int64_t m_tile, int64_t n_tile, acc_t* tile,
+                    int64_t row_stride) const {
+      const auto& x = owner.x_;
+      const Brick m = x.m.at(m_tile), n = x.n.at(n_tile);
+      const int64_t begin = x.offsets(batch)[2];
+      if (owner.scales_) owner.scale(tile, m.size, n.size, row_stride);
+      owner.put(begin + m.y + n.y, x.m, m, x.n, n, tile, row_stride);
+      if (owner.symmetric_ && m_tile != n_tile) {  // once more, with rows for columns
+        const int64_t mirrored = x.n.at(m_tile).y + x.m.at(n_tile).y;
+        owner.put(begin + mirrored, x.n, m, x.m, n, tile, row_stride);
+      }
+    }
+  };
+
+  void add_scaled(MoveDims& move, const IndexGroup& group, const Brick& brick,
+                  int64_t GroupDim::* stride, int64_t step, bool packs) const {
+    for (int i = group.count() - 1; i >= 0; --i) {
+      const int64_t outside = group.dims[i].*stride * parts_;
+      move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
+      step *= brick.extent[i];
+    }
+  }
+
+  // Writes a tile of m.size x n.size values to the result, whose strides the groups give.
+  void put(int64_t offset, const IndexGroup& rows, const Brick& m, const IndexGroup& cols,
+           const Brick& n, const acc_t* tile, int64_t row_stride) const {
+    MoveDims move;
+    if (parts_ > 1) move.add(2, m.size * row_stride, 1);
+    add_scaled(move, rows, m, &GroupDim::y, row_stride, false);
+    add_scaled(move, cols, n, &GroupDim::y, 1, false);
+    if (!adds_) return scatter(x_.out, offset * parts_, tile, move);
+    const auto sum = make_scratch<acc_t>(m.size * parts_ * row_stride);
+    gather(sum.get(), x_.out, offset * parts_, move.reversed());
+    for (int64_t i = 0; i < m.size; ++i) {
+      acc_t* re = sum.get() + i * row_stride;
+      const acc_t* added = tile + i * row_stride;
+      if (parts_ == 1) {
+        for (int64_t j = 0; j < n.size; ++j) re[j] = beta_[0] * re[j] + added[j];
+      } else {
+        acc_t* im = re + m.size * row_stride;
+        const acc_t* added_im = added + m.size * row_stride;
+        for (int64_t j = 0; j < n.size; ++j) {
+          const acc_t x = re[j], y = im[j];
+          re[j] = beta_[0] * x - beta_[1] * y + added[j];
+          im[j] = beta_[0] * y + beta_[1] * x + added_im[j];
+        }
+      }
+    }
+    scatter(x_.out, offset * parts_, sum.get(), move);
+  }
+
+  void scale(acc_t* tile, int64_t rows, int64_t cols, int64_t row_stride) const {
+    for (int64_t i = 0; i < rows; ++i) {
+      acc_t* re = tile + i * row_stride;
+      if (parts_ == 1) {
+        for (int64_t j = 0; j < cols; ++j) re[j] *= alpha_[0];
+      } else {
+        acc_t* im = re + rows * row_stride;
+        for (int64_t j = 0; j < cols; ++j) {
+          const acc_t x = re[j], y = im[j];
+          re[j] = alpha_[0] * x - alpha_[1] * y;
+          im[j] = alpha_[0] * y + alpha_[1] * x;
+        }
+      }
+    }
+  }
+
+  static void read_scalar(const c10::Scalar& scalar, acc_t (&parts)[2]) {
+    if (scalar.isComplex()) {
+      const auto value = scalar.toComplexDouble();
+      parts[0] = static_cast<acc_t>(value.real());
+      parts[1] = static_cast<acc_t>(value.imag());
+    } else {
+      parts[0] = scalar.to<acc_t>();
+      parts[1] = acc_t(0);
+    }
+  }
+
+  Matrices x_;
+  acc_t alpha_[2], beta_[2];
+  int parts_;
+  bool symmetric_, scales_, adds_;
+};
+
+}  // namespace
+}  // namespace pyext

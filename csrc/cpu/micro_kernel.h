@@ -1,0 +1,102 @@
+// The product of two small matrices in cache, its accumulators in registers.
+#pragma once
+
+#include <ATen/cpu/vec/vec.h>
+
+#include <cstdint>
+
+#include "math.h"
+
+namespace pyext {
+namespace {
+
+// How many registers of accumulators: as many as leave room for a row of b and one value of a.
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int kMicroRows = 8, kMicroVectors = 3;
+#elif defined(CPU_CAPABILITY_AVX2)
+constexpr int kMicroRows = 4, kMicroVectors = 3;
+#else
+constexpr int kMicroRows = 2, kMicroVectors = 1;
+#endif
+
+// c[r][j] = sum over k of a[r][k] * b[k][j], added to c when `accumulate`. Columns are whole
+// vectors; rows of b and c are contiguous, a lies anyhow.
+template <typename T, int rows, int vectors>
+void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
+                  int64_t b_row, T* c, int64_t c_row, bool accumulate) {
+  using Vec = at::vec::Vectorized<T>;
+  constexpr int kWidth = Vec::size();
+  Vec sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec(T(0));
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec row[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) row[v] = Vec::loadu(b + v * kWidth);
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+      const Vec factor(a[r * a_row]);
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) sum[r][v] = multiply_add(factor, row[v], sum[r][v]);
+    }
+    a += a_col;
+    b += b_row;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) {
+      T* to = c + r * c_row + v * kWidth;
+      (accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
+    }
+  }
+}
+
+// The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.
+template <typename T, int rows = kMicroRows, int vectors = kMicroVectors>
+void micro_kernel_of(int64_t row_count, int64_t vector_count, int64_t depth, const T* a,
+                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
+                     bool accumulate) {
+  if constexpr (vectors > 1) {
+    if (vector_count < vectors) {
+      return micro_kernel_of<T, rows, vectors - 1>(row_count, vector_count, depth, a, a_row, a_col,
+                                                   b, b_row, c, c_row, accumulate);
+    }
+  }
+  if constexpr (rows > 1) {
+    if (row_count < rows) {
+      return micro_kernel_of<T, rows - 1, vectors>(row_count, vector_count, depth, a, a_row, a_col,
+                                                   b, b_row, c, c_row, accumulate);
+    }
+  }
+  micro_kernel<T, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row, accumulate);
+}
+
+// c = a b for matrices in cache; b and c have whole vectors of columns. A panel of rows of a stays
+// in the first cache while b passes by.
+template <typename T>
+void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t a_row,
+                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
+                    bool accumulate) {
+  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  const int64_t vectors = (cols + kWidth - 1) / kWidth;
+  // Panels of even height: 8 + 8 + 1 rows would be slower than 6 + 6 + 5.
+  const int64_t panels = (rows + kMicroRows - 1) / kMicroRows;
+  for (int64_t p = 0, r = 0; p < panels; ++p) {
+    const int64_t height = (rows - r + panels - p - 1) / (panels - p);
+    const int64_t slices = (vectors + kMicroVectors - 1) / kMicroVectors;
+    for (int64_t s = 0, v = 0; s < slices; ++s) {
+      const int64_t width = (vectors - v + slices - s - 1) / (slices - s);
+      micro_kernel_of<T>(height, width, depth, a + r * a_row, a_row, a_col, b + v * kWidth, b_row,
+                         c + r * c_row + v * kWidth, c_row, accumulate);
+      v += width;
+    }
+    r += height;
+  }
+}
+
+}  // namespace
+}  // namespace pyext

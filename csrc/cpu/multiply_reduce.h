@@ -1,0 +1,480 @@
+// Sums of products without a matrix product in them: one pass over memory, nothing materialised.
+//
+// One index becomes the lane of the vectors. When it is an index of the result, a run of results is
+// summed side by side; when it is summed over, the lanes are added up at the end. Factors that are
+// not contiguous along it, or of another type, are packed block by block.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <utility>
+
+#include "contraction.h"
+#include "cpu/bricks.h"
+#include "cpu/factors.h"
+#include "math.h"
+
+namespace pyext {
+namespace {
+
+// Up to kMaxFactors pointers into memory of the arithmetic type.
+template <typename T>
+using Pointers = std::array<const T*, kMaxFactors>;
+using Strides = std::array<int64_t, kMaxFactors>;
+
+// A run of one summed index: its length and its stride in each factor, vectors before scalars.
+struct Run {
+  int64_t count = 1;
+  Strides step = {};
+};
+
+template <int begin, typename T>
+T product_of(const Pointers<T>& x, int end, int64_t i, const Strides& step) {
+  T product(1);
+  if constexpr (begin < kMaxFactors) {
+    for (int f = begin; f < end; ++f) product = product * x[f][i * step[f]];
+  }
+  return product;
+}
+
+// sums[l] (+)= sum over the run of x[0][l] x[1][l] ... times the scalars x[vectors], ...
+template <typename T, int vectors>
+void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors, const Run& run,
+                      bool accumulate) {
+  using Vec = at::vec::Vectorized<T>;
+  constexpr int kWidth = Vec::size(), kUnrolled = 4;
+  const auto term = [&](auto load, int64_t i, int64_t l, auto one) {
+    auto value = decltype(one)(product_of<vectors>(x, factors, i, run.step));
+    for (int f = 0; f < vectors; ++f) value = value * load(x[f] + i * run.step[f] + l);
+    return value;
+  };
+  const auto load_vector = [](const T* from) { return Vec::loadu(from); };
+  int64_t l = 0;
+  for (; l + kUnrolled * kWidth <= lanes; l += kUnrolled * kWidth) {
+    Vec sum[kUnrolled];
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnrolled; ++u) {
+      sum[u] = accumulate ? Vec::loadu(sums + l + u * kWidth) : Vec(T(0));
+    }
+    for (int64_t i = 0; i < run.count; ++i) {
+      const Vec scalar(product_of<vectors>(x, factors, i, run.step));
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnrolled; ++u) {
+        if constexpr (vectors == 0) {
+          sum[u] = sum[u] + scalar;
+        } else {
+          Vec value = Vec::loadu(x[0] + i * run.step[0] + l + u * kWidth);
+          for (int f = 1; f < vectors; ++f) {
+            value = value * Vec::loadu(x[f] + i * run.step[f] + l + u * kWidth);
+          }
+          sum[u] = multiply_add(scalar, value, sum[u]);
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnrolled; ++u) sum[u].store(sums + l + u * kWidth);
+  }
+  for (; l + kWidth <= lanes; l += kWidth) {
+    Vec sum = accumulate ? Vec::loadu(sums + l) : Vec(T(0));
+    for (int64_t i = 0; i < run.count; ++i) sum = sum + term(load_vector, i, l, Vec());
+    sum.store(sums + l);
+  }
+  for (; l < lanes; ++l) {
+    T sum = accumulate ? sums[l] : T(0);
+    for (int64_t i = 0; i < run.count; ++i) {
+      sum = sum + term([](const T* from) { return *from; }, i, l, T());
+    }
+    sums[l] = sum;
+  }
+}
+
+// The sum over `lanes` contiguous values of x[0] x[1] ..., lane by lane: `sum` keeps the lanes.
+template <typename T, int vectors>
+void sum_along(at::vec::Vectorized<T>& sum, T& rest, int64_t lanes, const Pointers<T>& x,
+               T scalar) {
+  using Vec = at::vec::Vectorized<T>;
+  constexpr int kWidth = Vec::size(), kUnrolled = 4;
+  Vec part[kUnrolled];
+#pragma GCC unroll 4
+  for (int u = 0; u < kUnrolled; ++u) part[u] = Vec(T(0));
+  const auto add = [&](Vec& to, int64_t l) {
+    if constexpr (vectors == 1) {
+      to = to + Vec::loadu(x[0] + l);
+    } else {
+      Vec value = Vec::loadu(x[0] + l);
+      for (int f = 1; f + 1 < vectors; ++f) value = value * Vec::loadu(x[f] + l);
+      to = multiply_add(value, Vec::loadu(x[vectors - 1] + l), to);
+    }
+  };
+  int64_t l = 0;
+  for (; l + kUnrolled * kWidth <= lanes; l += kUnrolled * kWidth) {
+#pragma GCC unroll 4
+    for (int u = 0; u < kUnrolled; ++u) add(part[u], l + u * kWidth);
+  }
+  for (; l + kWidth <= lanes; l += kWidth) add(part[0], l);
+  sum = multiply_add(Vec(scalar), (part[0] + part[1]) + (part[2] + part[3]), sum);
+  for (; l < lanes; ++l) {
+    T value = scalar;
+    for (int f = 0; f < vectors; ++f) value = value * x[f][l];
+    rest = rest + value;
+  }
+}
+
+template <typename T>
+class MultiplyReduce {
+ public:
+  explicit MultiplyReduce(const SumOfProducts& problem) : problem_(problem) {
+    factors_ = problem.factors();
+    choose_lane();
+    sort_factors();
+    for (const auto& dim : problem_.dims) (dim.out == 0 ? summed_ : kept_).push_back(dim);
+    // The result is written in its order.
+    std::stable_sort(kept_.begin(), kept_.end(),
+                     [](const ProductDim& a, const ProductDim& b) { return a.out > b.out; });
+    order_sums();
+    alpha_ = problem_.alpha.to<T>();
+    beta_ = problem_.beta.to<T>();
+  }
+
+  // In how many pieces the sums are better formed, so that many threads have work and long sums
+  // keep their digits.
+  int64_t pieces() const {
+    int64_t results = lane_.out == 0 ? 1 : lane_.size;
+    for (const auto& dim : kept_) results *= dim.size;
+    const int64_t terms = sums_size() * (lane_.out == 0 ? lane_.size : 1);
+    return results > 4096 ? 1 : std::min<int64_t>(256, terms / 16384);
+  }
+
+  void run() const {
+    int64_t outer = 1;
+    for (const auto& dim : kept_) outer *= dim.size;
+    if (lane_.out == 0) {
+      const int64_t work = std::max<int64_t>(1, lane_.size * sums_size());
+      const int64_t grain = std::max<int64_t>(1, kGrain / work);
+      at::parallel_for(0, outer, grain, [&](int64_t begin, int64_t end) { add_up(begin, end); });
+      return;
+    }
+    const int64_t chunk = lanes_per_chunk(), chunks = (lane_.size + chunk - 1) / chunk;
+    const int64_t work = std::max<int64_t>(1, std::min(chunk, lane_.size) * sums_size());
+    const int64_t grain = std::max<int64_t>(1, kGrain / work);
+    at::parallel_for(0, outer * chunks, grain,
+                     [&](int64_t begin, int64_t end) { side_by_side(begin, end, chunk, chunks); });
+  }
+
+ private:
+  static constexpr int64_t kGrain = 16384, kWidth = at::vec::Vectorized<T>::size();
+
+  int64_t sums_size() const {
+    int64_t product = 1;
+    for (const auto& dim : summed_) product *= dim.size;
+    return product;
+  }
+
+  bool direct(int f, const ProductDim& lane) const {
+    return (lane.in[f] == 0 || lane.in[f] == 1) && has_type(problem_.in[f]);
+  }
+  static bool has_type(const ProductTensor& x) {
+    return x.dtype == c10::CppTypeToScalarType<T>::value;
+  }
+
+  // Takes the index that costs least as the lane: few vectors, little to pack.
+  void choose_lane() {
+    double iterations = 1;
+    for (const auto& dim : problem_.dims) iterations *= dim.size;
+    int best = -1;
+    double least = 0;
+    for (size_t d = 0; d < problem_.dims.size(); ++d) {
+      const ProductDim& lane = problem_.dims[d];
+      double cost = iterations / lane.size * std::ceil(double(lane.size) / kWidth);
+      double results = 1;
+      for (const auto& dim : problem_.dims) results *= dim.out == 0 ? 1 : dim.size;
+      for (int f = 0; f < factors_; ++f) {
+        double volume = 1;
+        for (const auto& dim : problem_.dims) {
+          volume *= dim.in[f] != 0 || dim.out != 0 ? dim.size : 1;
+        }
+        if (!direct(f, lane)) cost += volume;
+      }
+      if (lane.out == 0) cost += 8 * results;
+      if (lane.out > 1) cost += results;
+      if (best < 0 || cost < least) best = static_cast<int>(d), least = cost;
+    }
+    if (best >= 0) {
+      lane_ = problem_.dims[best];
+      problem_.dims.erase(problem_.dims.begin() + best);
+    } else {
+      lane_ = {1, 1};  // no index at all: one result, contiguous
+    }
+  }
+
+  // Factors that vary along the lane first.
+  void sort_factors() {
+    std::array<int, kMaxFactors> order;
+    int count = 0;
+    for (int f = 0; f < factors_; ++f) {
+      if (lane_.in[f] != 0) order[count++] = f;
+    }
+    vectors_ = count;
+    for (int f = 0; f < factors_; ++f) {
+      if (lane_.in[f] == 0) order[count++] = f;
+    }
+    const auto reorder = [&](ProductDim& dim) {
+      const auto old = dim.in;
+      for (int f = 0; f < factors_; ++f) dim.in[f] = old[order[f]];
+    };
+    reorder(lane_);
+    for (auto& dim : problem_.dims) reorder(dim);
+    auto in = problem_.in;
+    for (int f = 0; f < factors_; ++f) in[f] = problem_.in[order[f]];
+    problem_.in = in;
+    for (int f = 0; f < factors_; ++f) packed_[f] = !direct(f, lane_);
+  }
+
+  // Cuts the summed indices into bricks for which factors are packed; the longest run innermost.
+  void order_sums() {
+    std::stable_sort(summed_.begin(), summed_.end(),
+                     [](const ProductDim& a, const ProductDim& b) { return a.size < b.size; });
+    bricks_.resize(summed_.size());
+    int64_t room = kBrick;
+    for (int i = static_cast<int>(summed_.size()) - 1; i >= 0; --i) {
+      bricks_[i] =
+          packs() ? std::min(summed_[i].size, std::max<int64_t>(room, 1)) : summed_[i].size;
+      room /= bricks_[i];
+    }
+  }
+
+  bool packs() const { return std::find(packed_.begin(), packed_.end(), true) != packed_.end(); }
+
+  int64_t brick_size() const {
+    int64_t product = 1;
+    for (const int64_t brick : bricks_) product *= brick;
+    return product;
+  }
+
+  int64_t lanes_per_chunk() const {
+    if (!packs()) return kLanes;
+    return std::clamp<int64_t>(kPacked / brick_size() / kWidth * kWidth, kWidth, kLanes);
+  }
+
+  static constexpr int64_t kBrick = 256, kLanes = 2048, kPacked = 16384;
+
+  // Calls f(number, extents, begins) for every brick of the summed indices.
+  template <typename F>
+  void for_each_brick(const F& f) const {
+    std::array<int64_t, kMaxMoveDims> begin{}, extent{};
+    int64_t count = 1;
+    for (size_t i = 0; i < summed_.size(); ++i) {
+      count *= (summed_[i].size + bricks_[i] - 1) / bricks_[i];
+    }
+    for (int64_t number = 0; number < count; ++number) {
+      int64_t rest = number;
+      for (int i = static_cast<int>(summed_.size()) - 1; i >= 0; --i) {
+        const int64_t along = (summed_[i].size + bricks_[i] - 1) / bricks_[i];
+        begin[i] = rest % along * bricks_[i];
+        extent[i] = std::min(bricks_[i], summed_[i].size - begin[i]);
+        rest /= along;
+      }
+      f(number, begin, extent);
+    }
+  }
+
+  // Sets where each factor of a brick begins and how far its values lie apart: where they are, or
+  // packed as [summed indices][lanes].
+  struct Loop {
+    Pointers<T> base{};
+    std::array<Strides, kMaxMoveDims> step{};
+    std::array<int64_t, kMaxMoveDims> extent{};
+    int depth = 0;
+  };
+
+  Loop loop_over(const Strides& offsets, const std::array<int64_t, kMaxMoveDims>& begin,
+                 const std::array<int64_t, kMaxMoveDims>& extent, int64_t lanes, T* scratch,
+                 int64_t scratch_size) const {
+    Loop loop;
+    loop.depth = static_cast<int>(summed_.size());
+    loop.extent = extent;
+    for (int f = 0; f < factors_; ++f) {
+      int64_t offset = offsets[f];
+      for (int i = 0; i < loop.depth; ++i) offset += begin[i] * summed_[i].in[f];
+      if (!packed_[f]) {
+        loop.base[f] = static_cast<const T*>(problem_.in[f].data) + offset;
+        for (int i = 0; i < loop.depth; ++i) loop.step[i][f] = summed_[i].in[f];
+        continue;
+      }
+      MoveDims move;
+      const bool varies = lane_.in[f] != 0;
+      int64_t step = 1;
+      if (varies) {
+        move.add(lanes, lane_.in[f], 1);
+        step = lanes;
+      }
+      for (int i = loop.depth - 1; i >= 0; --i) {
+        if (summed_[i].in[f] == 0) continue;
+        move.add(extent[i], summed_[i].in[f], step);
+        loop.step[i][f] = step;
+        step *= extent[i];
+      }
+      T* to = scratch + f * scratch_size;
+      gather(to, problem_.in[f], offset, move);
+      loop.base[f] = to;
+    }
+    return loop;
+  }
+
+  // Calls f(pointers, run) for the innermost index at every combination of the others.
+  template <typename F>
+  void walk(const Loop& loop, const F& f, int depth, Pointers<T> x) const {
+    if (depth + 1 >= loop.depth) {
+      Run run;
+      if (loop.depth > 0) {
+        run.count = loop.extent[loop.depth - 1];
+        run.step = loop.step[loop.depth - 1];
+      }
+      return f(x, run);
+    }
+    for (int64_t i = 0; i < loop.extent[depth]; ++i) {
+      walk(loop, f, depth + 1, x);
+      for (int k = 0; k < factors_; ++k) x[k] += loop.step[depth][k];
+    }
+  }
+
+  Strides offsets_of(int64_t number, int64_t& out) const {
+    Strides result{};
+    out = 0;
+    for (int i = static_cast<int>(kept_.size()) - 1; i >= 0; --i) {
+      const int64_t value = number % kept_[i].size;
+      number /= kept_[i].size;
+      for (int f = 0; f < factors_; ++f) result[f] += value * kept_[i].in[f];
+      out += value * kept_[i].out;
+    }
+    return result;
+  }
+
+  void side_by_side(int64_t begin, int64_t end, int64_t chunk, int64_t chunks) const {
+    const int64_t scratch_size = packs() ? chunk * brick_size() : 0;
+    const auto scratch = make_scratch<T>(scratch_size * factors_);
+    const auto sums_scratch = make_scratch<T>(chunk);
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t out;
+      Strides offsets = offsets_of(task / chunks, out);
+      const int64_t first = task % chunks * chunk;
+      const int64_t lanes = std::min(chunk, lane_.size - first);
+      for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
+      out += first * lane_.out;
+      const bool in_place =
+          lane_.out == 1 && has_type(problem_.out) && alpha_ == T(1) && beta_ == T(0);
+      T* sums = in_place ? static_cast<T*>(problem_.out.data) + out : sums_scratch.get();
+      bool accumulate = false;
+      for_each_brick([&](int64_t, const auto& brick_begin, const auto& extent) {
+        const Loop loop =
+            loop_over(offsets, brick_begin, extent, lanes, scratch.get(), scratch_size);
+        walk(
+            loop,
+            [&](const Pointers<T>& x, const Run& run) {
+              side_by_side_of(sums, lanes, x, run, accumulate);
+              accumulate = true;
+            },
+            0, loop.base);
+      });
+      if (!in_place) put(out, lane_.out, lanes, sums);
+    }
+  }
+
+  void side_by_side_of(T* sums, int64_t lanes, const Pointers<T>& x, const Run& run,
+                       bool accumulate) const {
+    switch (vectors_) {
+      case 0:
+        return sum_side_by_side<T, 0>(sums, lanes, x, factors_, run, accumulate);
+      case 1:
+        return sum_side_by_side<T, 1>(sums, lanes, x, factors_, run, accumulate);
+      case 2:
+        return sum_side_by_side<T, 2>(sums, lanes, x, factors_, run, accumulate);
+      default:
+        return sum_side_by_side<T, 3>(sums, lanes, x, factors_, run, accumulate);
+    }
+  }
+
+  void add_up(int64_t begin, int64_t end) const {
+    using Vec = at::vec::Vectorized<T>;
+    const int64_t chunk = std::min<int64_t>(lane_.size, kLanes);
+    const int64_t scratch_size = packs() ? chunk * brick_size() : 0;
+    const auto scratch = make_scratch<T>(scratch_size * factors_);
+    for (int64_t task = begin; task < end; ++task) {
+      int64_t out;
+      const Strides row = offsets_of(task, out);
+      Vec sum(T(0));
+      T rest(0);
+      const int64_t step = packs() ? chunk : lane_.size;
+      for (int64_t first = 0; first < lane_.size; first += step) {
+        const int64_t lanes = std::min(step, lane_.size - first);
+        Strides offsets = row;
+        for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
+        for_each_brick([&](int64_t, const auto& brick_begin, const auto& extent) {
+          const Loop loop =
+              loop_over(offsets, brick_begin, extent, lanes, scratch.get(), scratch_size);
+          walk(
+              loop,
+              [&](Pointers<T> x, const Run& run) {
+                for (int64_t i = 0; i < run.count; ++i) {
+                  add_up_of(sum, rest, lanes, x);
+                  for (int f = 0; f < factors_; ++f) x[f] += run.step[f];
+                }
+              },
+              0, loop.base);
+        });
+      }
+      T lanes[kWidth];
+      sum.store(lanes);
+      for (int half = kWidth / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
+      }
+      const T total = lanes[0] + rest;
+      put(out, 1, 1, &total);
+    }
+  }
+
+  void add_up_of(at::vec::Vectorized<T>& sum, T& rest, int64_t lanes, const Pointers<T>& x) const {
+    T scalar(1);
+    for (int f = vectors_; f < factors_; ++f) scalar = scalar * *x[f];
+    switch (vectors_) {
+      case 0:
+        rest = rest + scalar * static_cast<T>(lanes);
+        return;
+      case 1:
+        return sum_along<T, 1>(sum, rest, lanes, x, scalar);
+      case 2:
+        return sum_along<T, 2>(sum, rest, lanes, x, scalar);
+      default:
+        return sum_along<T, 3>(sum, rest, lanes, x, scalar);
+    }
+  }
+
+  // Writes `count` sums, `stride` apart, with alpha and beta.
+  void put(int64_t offset, int64_t stride, int64_t count, const T* sums) const {
+    dispatch_factor<T>(problem_.out.dtype, [&](auto zero) {
+      using out_t = decltype(zero);
+      out_t* to = static_cast<out_t*>(problem_.out.data) + offset;
+      if (alpha_ == T(1) && beta_ == T(0)) return copy_run(to, stride, sums, 1, count);
+      for (int64_t i = 0; i < count; ++i) {
+        T value = alpha_ * sums[i];
+        if (beta_ != T(0)) value = value + beta_ * static_cast<T>(to[i * stride]);
+        to[i * stride] = converted<out_t>(value);
+      }
+    });
+  }
+
+  SumOfProducts problem_;
+  int factors_ = 0, vectors_ = 0;
+  ProductDim lane_{1};
+  c10::SmallVector<ProductDim, 8> kept_, summed_;
+  c10::SmallVector<int64_t, 8> bricks_;
+  std::array<bool, kMaxFactors> packed_{};
+  T alpha_{}, beta_{};
+};
+
+}  // namespace
+}  // namespace pyext

@@ -1,0 +1,113 @@
+// The tiled contraction core: products of matrices whose operands are formed tile by tile and whose
+// result is handed over tile by tile, complete and still in cache.
+//
+// What the matrices are is left to three objects. `a` and `b` deliver blocks, packed from any
+// strides or computed on the fly; `store` receives finished tiles and may scale, transform, reduce
+// and scatter them. Each tile is summed over the whole of K by one thread, so results do not depend
+// on the number of threads. After Goto and van de Geijn (2008) and, for packing from arbitrary
+// strides, Springer and Bientinesi (arXiv 1607.00145) and Matthews (arXiv 1607.00291).
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/blocks.h"
+#include "cpu/micro_kernel.h"
+
+namespace pyext {
+namespace {
+
+// How the work is cut: how many tiles there are each way, and the largest extent of one.
+struct TileGrid {
+  int64_t batches = 1;
+  int64_t m_tiles, n_tiles, k_tiles;
+  int64_t rows, cols, depth;
+  // Consecutive m tiles that share a packed block of b.
+  int64_t m_group = 1;
+};
+
+// A block of a matrix: in scratch, or where it was.
+template <typename T>
+struct Block {
+  const T* data;
+  int64_t rows, cols;
+  int64_t row_stride, col_stride;
+};
+
+// A row length that is whole vectors and does not put every row into the same few cache sets.
+template <typename T>
+int64_t padded_row(int64_t length) {
+  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  length = (length + kWidth - 1) / kWidth * kWidth;
+  return length * sizeof(T) % 1024 == 0 && length > 0 ? length + kWidth : length;
+}
+
+// Keeps the blocks of `a` that several tiles of n share, for a stretch of batches at a time.
+constexpr int64_t kSharedBytes = int64_t{8} << 20;
+
+// a.block(batch, m, k, scratch, row_stride) and b.block(batch, k, n, scratch, row_stride) return a
+// Block, in the scratch or not; columns of b's are contiguous and padded to whole vectors. `a` says
+// by a.in_place() that it never needs its scratch.
+// store(batch, m, n, tile, row_stride) takes a finished tile, which it may overwrite.
+// skip(m, n) says which tiles nobody wants.
+template <typename T, typename A, typename B, typename Store, typename Skip>
+void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& store,
+                    const Skip& skip) {
+  const int64_t a_row = padded_row<T>(grid.depth), b_row = padded_row<T>(grid.cols);
+  const int64_t a_size = grid.rows * a_row, b_size = grid.depth * b_row, c_size = grid.rows * b_row;
+  const bool share = grid.n_tiles > 1 && !a.in_place();
+  const int64_t a_tiles = grid.m_tiles * grid.k_tiles;
+  const int64_t a_bytes = a_tiles * a_size * static_cast<int64_t>(sizeof(T));
+  const int64_t stretch =
+      share ? std::clamp<int64_t>(kSharedBytes / std::max<int64_t>(a_bytes, 1), 1, grid.batches)
+            : grid.batches;
+  const auto shared = make_scratch<T>(share ? stretch * a_tiles * a_size : 0);
+  const int64_t m_group = std::min(grid.m_group, grid.m_tiles);
+  const int64_t groups = (grid.m_tiles + m_group - 1) / m_group;
+
+  for (int64_t first = 0; first < grid.batches; first += stretch) {
+    const int64_t batches = std::min(stretch, grid.batches - first);
+    const auto shared_block = [&](int64_t batch, int64_t m, int64_t k) {
+      return shared.get() + (((batch - first) * grid.m_tiles + m) * grid.k_tiles + k) * a_size;
+    };
+    if (share) {
+      at::parallel_for(0, batches * a_tiles, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t batch = first + i / a_tiles, m = i % a_tiles / grid.k_tiles;
+          const int64_t k = i % grid.k_tiles;
+          a.block(batch, m, k, shared_block(batch, m, k), a_row);
+        }
+      });
+    }
+    at::parallel_for(0, batches * groups * grid.n_tiles, 1, [&](int64_t begin, int64_t end) {
+      const int64_t kept = grid.k_tiles > 1 ? m_group : 1;
+      const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
+      const auto b_scratch = make_scratch<T>(b_size);
+      const auto tiles = make_scratch<T>(kept * c_size);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t batch = first + i / (groups * grid.n_tiles);
+        const int64_t group = i / grid.n_tiles % groups, n = i % grid.n_tiles;
+        const int64_t m_begin = group * m_group, m_end = std::min(m_begin + m_group, grid.m_tiles);
+        for (int64_t k = 0; k < grid.k_tiles; ++k) {
+          Block<T> right{};
+          for (int64_t m = m_begin; m < m_end; ++m) {
+            if (skip(m, n)) continue;
+            if (right.data == nullptr) right = b.block(batch, k, n, b_scratch.get(), b_row);
+            T* scratch = share ? shared_block(batch, m, k) : a_scratch.get();
+            const Block<T> left =
+                share ? a.shape_of(m, k, scratch, a_row) : a.block(batch, m, k, scratch, a_row);
+            T* tile = tiles.get() + (kept > 1 ? m - m_begin : 0) * c_size;
+            multiply_block<T>(left.rows, right.cols, left.cols, left.data, left.row_stride,
+                              left.col_stride, right.data, right.row_stride, tile, b_row, k > 0);
+            if (k + 1 == grid.k_tiles) store(batch, m, n, tile, b_row);
+          }
+        }
+      }
+    });
+  }
+}
+
+}  // namespace
+}  // namespace pyext

@@ -1,0 +1,316 @@
+// einsum: checks, the cache of plans, and running a plan's steps.
+#include "einsum.h"
+
+#include <ATen/ATen.h>
+#include <ATen/DeviceGuard.h>
+#include <ATen/MemoryOverlap.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/native/TypeProperties.h>
+#include <c10/util/hash.h>
+#include <torch/library.h>
+
+#include <mutex>
+#include <unordered_map>
+
+#include "huge_pages.h"
+
+namespace pyext {
+namespace {
+
+// ---- what is asked ----
+
+at::ScalarType result_dtype(at::TensorList operands, const std::string& equation,
+                            const EinsumOptions& options) {
+  at::native::ResultTypeState state;
+  for (const auto& operand : operands) {
+    state = at::native::update_result_type_state(operand, state);
+  }
+  const at::ScalarType dtype = at::native::result_type(state);
+  // One tensor that is only summed over is as torch.sum, which counts in int64.
+  if (operands.size() == 1 && c10::isIntegralType(dtype, true)) {
+    std::vector<c10::IntArrayRef> shapes{operands[0].sizes()};
+    const Expression expression = parse_equation(equation, shapes);
+    for (const Label label : expression.inputs[0]) {
+      const auto& output = expression.output;
+      if (std::find(output.begin(), output.end(), label) == output.end()) return at::kLong;
+    }
+  }
+  if (options.accumulate_dtype) {
+    const at::ScalarType wide = *options.accumulate_dtype;
+    TORCH_CHECK(c10::isComplexType(wide) == c10::isComplexType(dtype) &&
+                    c10::isFloatingType(wide) == c10::isFloatingType(dtype) &&
+                    c10::promoteTypes(wide, arithmetic_dtype(dtype)) == wide &&
+                    arithmetic_dtype(wide) == wide,
+                "einsum(): accumulate_dtype=", wide, " cannot hold the sums of ", dtype, "\n  ",
+                quoted(equation));
+  }
+  return dtype;
+}
+
+// Whether the kernels read and write this dtype while they sum in `arithmetic`.
+bool is_read_as(at::ScalarType dtype, at::ScalarType arithmetic) {
+  return dtype == arithmetic || (arithmetic_dtype(dtype) == arithmetic &&
+                                 (arithmetic == at::kFloat || arithmetic == at::kInt));
+}
+
+TensorLayout layout_of(const at::Tensor& x) {
+  return {{x.sizes().begin(), x.sizes().end()},
+          {x.strides().begin(), x.strides().end()},
+          x.scalar_type()};
+}
+
+// ---- the cache ----
+
+// Everything that a plan depends on but the equation, as numbers.
+struct PlanKey {
+  std::string equation;
+  c10::SmallVector<int64_t, 48> numbers;
+  bool operator==(const PlanKey& other) const {
+    return numbers == other.numbers && equation == other.equation;
+  }
+};
+
+struct PlanKeyHash {
+  size_t operator()(const PlanKey& key) const {
+    size_t hash = std::hash<std::string>()(key.equation);
+    for (const int64_t number : key.numbers) {
+      hash = (hash ^ static_cast<size_t>(number)) * size_t{0x9e3779b97f4a7c15};
+      hash ^= hash >> 29;
+    }
+    return hash;
+  }
+};
+
+void add_layout(PlanKey& key, const at::Tensor& x) {
+  key.numbers.push_back(static_cast<int64_t>(x.scalar_type()) << 32 | x.dim());
+  key.numbers.append(x.sizes().begin(), x.sizes().end());
+  key.numbers.append(x.strides().begin(), x.strides().end());
+}
+
+bool is_same(const at::Tensor& a, const at::Tensor& b) {
+  return a.data_ptr() == b.data_ptr() && a.data_ptr() != nullptr &&
+         a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
+}
+
+std::shared_ptr<const Plan> find_plan(const std::string& equation, at::TensorList operands,
+                                      at::ScalarType dtype, at::ScalarType arithmetic,
+                                      const EinsumOptions& options, const at::Tensor& out) {
+  constexpr size_t kCapacity = 4096;
+  static std::mutex mutex;
+  static std::unordered_map<PlanKey, std::shared_ptr<const Plan>, PlanKeyHash> plans;
+  const bool any = options.layout == "any";
+  const bool same = operands.size() == 2 && is_same(operands[0], operands[1]);
+  PlanKey key{equation, {}};
+  key.numbers.push_back(static_cast<int64_t>(operands.size()) << 4 | int64_t{out.defined()} << 2 |
+                        int64_t{any} << 1 | int64_t{same});
+  key.numbers.push_back(static_cast<int64_t>(dtype) << 32 | static_cast<int64_t>(arithmetic));
+  for (const auto& operand : operands) add_layout(key, operand);
+  if (out.defined()) add_layout(key, out);
+  if (options.path) key.numbers.append(options.path->begin(), options.path->end());
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (const auto found = plans.find(key); found != plans.end()) return found->second;
+  }
+  PlanRequest request{equation, {}, dtype, arithmetic, std::nullopt, any, same, {}};
+  for (const auto& operand : operands) request.operands.push_back(layout_of(operand));
+  if (out.defined()) request.out = layout_of(out);
+  if (options.path) request.path.assign(options.path->begin(), options.path->end());
+  auto plan = std::make_shared<const Plan>(make_plan(request));
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (plans.size() >= kCapacity) plans.clear();  // a program with ever new shapes
+  plans.emplace(std::move(key), plan);
+  return plan;
+}
+
+// ---- running ----
+
+// A call, checked and ready to run.
+struct Call {
+  std::shared_ptr<const Plan> plan;
+  std::vector<at::Tensor> operands;  // of dtypes that the kernels read
+  at::ScalarType dtype;              // of the result; the plan's may be wider
+};
+
+Call prepare(const std::string& equation, at::TensorList operands, const EinsumOptions& options,
+             const at::Tensor& out) {
+  TORCH_CHECK_VALUE(!operands.empty(), "einsum(): must provide at least one operand\n  ",
+                    quoted(equation));
+  TORCH_CHECK_VALUE(options.layout == "contiguous" || options.layout == "any",
+                    "einsum(): expected layout to be 'contiguous' or 'any', got '", options.layout,
+                    "'");
+  for (size_t i = 1; i < operands.size(); ++i) {
+    TORCH_CHECK(operands[i].device() == operands[0].device(),
+                "einsum(): expected all operands on one device, got ", operands[0].device(),
+                " for operand 0 and ", operands[i].device(), " for operand ", i, "\n  ",
+                quoted(equation));
+  }
+  const at::ScalarType dtype = result_dtype(operands, equation, options);
+  const at::ScalarType arithmetic = options.accumulate_dtype.value_or(arithmetic_dtype(dtype));
+  Call call;
+  call.dtype = dtype;
+  for (const auto& operand : operands) {
+    const bool reads = is_read_as(operand.scalar_type(), arithmetic);
+    call.operands.push_back(reads ? operand : operand.to(arithmetic));
+  }
+  call.plan = find_plan(equation, call.operands, is_read_as(dtype, arithmetic) ? dtype : arithmetic,
+                        arithmetic, options, out);
+  return call;
+}
+
+void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
+                const at::Tensor& result) {
+  const auto view = [](const at::Tensor& x, const TensorLayout& layout) {
+    return x.as_strided(layout.sizes, layout.strides);
+  };
+  const at::Tensor left = view(a, views.a).reshape({views.batch, views.m, views.k});
+  const at::Tensor right = view(b, views.b).reshape({views.batch, views.k, views.n});
+  const at::Tensor out = view(result, views.out);
+  if (out.is_contiguous()) {
+    at::Tensor matrix = out.view({views.batch, views.m, views.n});
+    at::bmm_out(matrix, left, right);
+  } else {
+    out.copy_(at::bmm(left, right).view(views.out.sizes));
+  }
+}
+
+void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha, c10::Scalar beta) {
+  const Plan& plan = *call.plan;
+  if (plan.clears) {
+    if (beta.equal(0)) {
+      result.zero_();
+    } else {
+      result.mul_(beta);
+      beta = 1;
+    }
+  }
+  std::vector<at::Tensor> slots = call.operands;
+  for (const auto& step : plan.steps) {
+    const bool last = step.result < 0;
+    at::Tensor to = result;
+    if (!last) {
+      to = at::empty({step.elements}, result.options().dtype(plan.arithmetic));
+      advise_huge_pages(to);
+    }
+    if (step.lowering == Lowering::kMatmul && alpha.equal(1) && beta.equal(0) && !plan.clears) {
+      run_matmul(step.matmul, slots[step.inputs[0]], slots[step.inputs[1]], to);
+    } else {
+      SumOfProducts problem = step.problem;
+      for (size_t f = 0; f < step.inputs.size(); ++f) {
+        problem.in[f].data = slots[step.inputs[f]].data_ptr();
+      }
+      problem.out.data = to.data_ptr();
+      if (last) {
+        problem.alpha = alpha;
+        problem.beta = beta;
+      }
+      const auto& kernel =
+          step.lowering == Lowering::kMultiplyReduce ? multiply_reduce_stub : contract_stub;
+      kernel(result.device().type(), problem);
+    }
+    for (const int input : step.inputs) slots[input].reset();
+    if (!last) slots.push_back(std::move(to));
+  }
+}
+
+// bool is summed as integers, and complex numbers are scaled by complex ones: no other dtype may
+// get what it cannot hold.
+void check_scale(const char* name, const c10::Scalar& scale, at::ScalarType dtype,
+                 const std::string& equation) {
+  TORCH_CHECK_VALUE(c10::canCast(scale.type(), dtype == at::kBool ? at::kLong : dtype),
+                    "einsum(): ", name, "=", scale, " cannot scale a result of ", dtype, "\n  ",
+                    quoted(equation));
+}
+
+at::Tensor einsum_entry(c10::string_view equation, at::TensorList operands,
+                        const c10::Scalar& alpha, c10::string_view layout,
+                        std::optional<at::ScalarType> accumulate_dtype,
+                        at::OptionalIntArrayRef path) {
+  const std::string text(equation);
+  const EinsumOptions options{alpha, std::string(layout), accumulate_dtype, path};
+  const at::OptionalDeviceGuard guard(at::device_of(operands));
+  const Call call = prepare(text, operands, options, at::Tensor());
+  check_scale("alpha", alpha, call.dtype, text);
+  const TensorLayout& planned = call.plan->result;
+  const at::Tensor result =
+      at::empty_strided(planned.sizes, planned.strides, operands[0].options().dtype(planned.dtype));
+  advise_huge_pages(result);
+  run(call, result, alpha, 0);
+  return result.to(call.dtype);
+}
+
+at::Tensor& einsum_out_entry(c10::string_view equation, at::TensorList operands,
+                             const c10::Scalar& alpha, const c10::Scalar& beta,
+                             std::optional<at::ScalarType> accumulate_dtype,
+                             at::OptionalIntArrayRef path, at::Tensor& out) {
+  const std::string text(equation);
+  const EinsumOptions options{alpha, "contiguous", accumulate_dtype, path};
+  const at::OptionalDeviceGuard guard(at::device_of(operands));
+  // Without it first: that says what is wrong with the equation before what is wrong with out.
+  const at::ScalarType dtype =
+      operands.empty() ? at::kFloat : result_dtype(operands, text, options);
+  std::vector<c10::IntArrayRef> shapes;
+  for (const auto& operand : operands) shapes.push_back(operand.sizes());
+  const Expression expression = parse_equation(text, shapes);
+  c10::SmallVector<int64_t, 6> sizes;
+  for (const Label label : expression.output) sizes.push_back(expression.sizes.at(label));
+  TORCH_CHECK(out.sizes() == c10::IntArrayRef(sizes), "einsum(): expected out of shape ",
+              c10::IntArrayRef(sizes), ", got ", out.sizes(), "\n  ", quoted(text));
+  TORCH_CHECK(out.scalar_type() == dtype, "einsum(): expected out of dtype ", dtype, ", got ",
+              out.scalar_type(), "\n  ", quoted(text));
+  TORCH_CHECK(out.device() == operands[0].device(), "einsum(): expected out on ",
+              operands[0].device(), ", got ", out.device(), "\n  ", quoted(text));
+  TORCH_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes,
+              "einsum(): out has elements that share memory; clone it first\n  ", quoted(text));
+  for (size_t i = 0; i < operands.size(); ++i) {
+    const auto overlap = at::get_overlap_status(out, operands[i]);
+    TORCH_CHECK(overlap == at::MemOverlapStatus::No || overlap == at::MemOverlapStatus::TooHard,
+                "einsum(): out overlaps operand ", i, " in memory\n  ", quoted(text));
+  }
+  check_scale("alpha", alpha, dtype, text);
+  check_scale("beta", beta, dtype, text);
+  const at::ScalarType arithmetic = accumulate_dtype.value_or(arithmetic_dtype(dtype));
+  if (is_read_as(dtype, arithmetic)) {
+    run(prepare(text, operands, options, out), out, alpha, beta);
+  } else {
+    const at::Tensor sums = out.to(arithmetic);
+    run(prepare(text, operands, options, sums), sums, alpha, beta);
+    out.copy_(sums);
+  }
+  return out;
+}
+
+void register_entries(torch::Library& m) {
+  m.impl("einsum", einsum_entry);
+  m.impl("einsum.out", einsum_out_entry);
+}
+
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+
+}  // namespace
+
+std::shared_ptr<const Plan> einsum_plan(const std::string& equation, at::TensorList operands,
+                                        const EinsumOptions& options,
+                                        const std::optional<at::Tensor>& out) {
+  return prepare(equation, operands, options, out.value_or(at::Tensor())).plan;
+}
+
+at::Tensor einsum(const std::string& equation, at::TensorList operands,
+                  const EinsumOptions& options) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("pyext::einsum", "")
+                             .typed<decltype(einsum_entry)>();
+  return op.call(equation, operands, options.alpha, options.layout, options.accumulate_dtype,
+                 options.path);
+}
+
+at::Tensor& einsum_out(const std::string& equation, at::TensorList operands,
+                       const c10::Scalar& beta, const EinsumOptions& options, at::Tensor& out) {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("pyext::einsum", "out")
+                             .typed<decltype(einsum_out_entry)>();
+  return op.call(equation, operands, options.alpha, beta, options.accumulate_dtype, options.path,
+                 out);
+}
+
+}  // namespace pyext

@@ -1,0 +1,36 @@
+// What a step of an einsum should take. The rates are those of two cores of a present server; they
+// choose between kernels and orders, where only their ratios matter, and do not depend on the
+// machine, so that a plan, and with it every bit of a result, is the same everywhere.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+
+namespace pyext {
+
+struct GroupSizes {
+  double batch = 1, m = 1, n = 1, k = 1;
+};
+
+constexpr double kBytesPerSecond = 50e9;
+constexpr double kFlopsPerSecond = 200e9;    // of 4-byte elements, in a matrix product
+constexpr double kTermsPerSecond = 16e9;     // of 4-byte elements, in a fused loop
+constexpr double kSecondsPerBlock = 150e-9;  // to set up the tiles of one matrix
+
+inline double floor_seconds(double flops, double bytes, double element) {
+  return std::max(flops * element / 4 / kFlopsPerSecond, bytes / kBytesPerSecond);
+}
+
+inline double fused_seconds(double terms, double bytes, double element) {
+  return std::max(terms * element / 4 / kTermsPerSecond, bytes / kBytesPerSecond);
+}
+
+inline double contract_seconds(const GroupSizes& x, double bytes, double element) {
+  const double lanes = 64 / element;  // short rows and columns leave lanes of vectors empty
+  const double padded =
+      std::min(x.m * std::ceil(x.n / lanes), std::ceil(x.m / lanes) * x.n) * lanes;
+  return x.batch * (kSecondsPerBlock + 2 * padded * x.k * element / 4 / kFlopsPerSecond) +
+         bytes / kBytesPerSecond;
+}
+
+}  // namespace pyext

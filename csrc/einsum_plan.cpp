@@ -1,0 +1,539 @@
+// From an equation to steps. An index is a label; a tensor is a set of labels with strides.
+#include "einsum_plan.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <limits>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "einsum_cost.h"
+
+namespace pyext {
+namespace {
+
+// A tensor as the plan sees it: each label once, with the distance of its values.
+struct Slot {
+  Labels labels;
+  std::map<Label, int64_t> strides;  // without labels of one value
+  at::ScalarType dtype;
+  bool has(Label label) const { return strides.count(label) > 0; }
+};
+
+class Planner {
+ public:
+  explicit Planner(const PlanRequest& request)
+      : request_(request),
+        expression_(parse()),
+        output_(expression_.output.begin(), expression_.output.end()) {}
+
+  Plan plan() {
+    plan_.equation = request_.equation;
+    plan_.arithmetic = request_.arithmetic;
+    for (size_t i = 0; i < request_.operands.size(); ++i) slots_.push_back(operand(i));
+    live_.resize(slots_.size());
+    std::iota(live_.begin(), live_.end(), 0);
+    plan_result();
+    if (plan_.clears && is_empty()) return plan_;
+    const bool fused = live_.size() > 2 && live_.size() <= kMaxFactors && fused_is_cheaper();
+    if (live_.size() == 1 || fused) {
+      finish(live_, Lowering::kMultiplyReduce);
+    } else {
+      contract_in_order();
+    }
+    plan_.peak_bytes = peak_bytes();
+    for (const auto& step : plan_.steps) {
+      plan_.flops += step.flops;
+      plan_.bytes += step.bytes;
+    }
+    return plan_;
+  }
+
+ private:
+  Expression parse() const {
+    std::vector<c10::IntArrayRef> shapes;
+    for (const auto& operand : request_.operands) shapes.emplace_back(operand.sizes);
+    return parse_equation(request_.equation, shapes);
+  }
+
+  int64_t size(Label label) const { return expression_.sizes.at(label); }
+
+  double volume(const Labels& labels) const {
+    double product = 1;
+    for (const Label label : labels) product *= static_cast<double>(size(label));
+    return product;
+  }
+
+  // Diagonals are strides added up; an index of one value that broadcasts is no index.
+  Slot operand(size_t i) const {
+    const TensorLayout& layout = request_.operands[i];
+    Slot slot;
+    slot.dtype = layout.dtype;
+    const Labels& labels = expression_.inputs[i];
+    for (size_t d = 0; d < labels.size(); ++d) {
+      if (layout.sizes[d] == 1) continue;
+      if (!slot.has(labels[d])) slot.labels.push_back(labels[d]);
+      slot.strides[labels[d]] += layout.strides[d];
+    }
+    return slot;
+  }
+
+  // Lays the result out, and gives each output label its stride in it.
+  void plan_result() {
+    const Labels& labels = expression_.output;
+    TensorLayout& result = plan_.result;
+    result.dtype = request_.dtype;
+    for (const Label label : labels) result.sizes.push_back(size(label));
+    if (request_.out) {
+      result.strides = request_.out->strides;
+    } else {
+      result.strides.resize(labels.size());
+      std::vector<size_t> order(labels.size());
+      std::iota(order.begin(), order.end(), size_t{0});
+      if (request_.any_layout) {
+        const Labels natural = natural_order();
+        const auto place = [&](size_t d) {
+          return std::find(natural.begin(), natural.end(), labels[d]) - natural.begin();
+        };
+        std::stable_sort(order.begin(), order.end(),
+                         [&](size_t a, size_t b) { return place(a) < place(b); });
+      }
+      int64_t stride = 1;
+      for (size_t i = order.size(); i-- > 0;) {
+        result.strides[order[i]] = stride;
+        stride *= std::max<int64_t>(result.sizes[order[i]], 1);
+      }
+    }
+    for (size_t d = 0; d < labels.size(); ++d) {
+      if (size(labels[d]) > 1) out_strides_[labels[d]] += result.strides[d];
+    }
+    plan_.clears = output_.size() != labels.size() || is_empty();
+  }
+
+  // Whether there is nothing to add up.
+  bool is_empty() const {
+    for (const auto& [label, size] : expression_.sizes) {
+      if (size == 0) return true;
+    }
+    return false;
+  }
+
+  // Batch, M and N of the operands from left to right: as a matrix product leaves them. It depends
+  // on the equation alone, so that a compiler can know it.
+  Labels natural_order() const {
+    Labels result;
+    const auto add = [&](const Labels& labels) {
+      for (const Label label : labels) {
+        if (output_.count(label) && std::find(result.begin(), result.end(), label) == result.end())
+          result.push_back(label);
+      }
+    };
+    Labels shared;
+    for (const Label label : expression_.inputs[0]) {
+      bool everywhere = true;
+      for (const auto& labels : expression_.inputs) {
+        everywhere &= std::find(labels.begin(), labels.end(), label) != labels.end();
+      }
+      if (everywhere) shared.push_back(label);
+    }
+    add(shared);
+    for (const auto& labels : expression_.inputs) add(labels);
+    return result;
+  }
+
+  // Labels that somebody still wants when these slots are gone.
+  std::set<Label> wanted_without(const std::vector<int>& taken) const {
+    std::set<Label> wanted = output_;
+    for (const int slot : live_) {
+      if (std::find(taken.begin(), taken.end(), slot) != taken.end()) continue;
+      wanted.insert(slots_[slot].labels.begin(), slots_[slot].labels.end());
+    }
+    return wanted;
+  }
+
+  // The labels of the product of some slots: batch, then those of the factors from left to right.
+  Labels result_labels(const std::vector<int>& inputs) const {
+    const std::set<Label> wanted = wanted_without(inputs);
+    Labels batch, others;
+    std::set<Label> seen;
+    for (const int input : inputs) {
+      for (const Label label : slots_[input].labels) {
+        if (!wanted.count(label) || !seen.insert(label).second) continue;
+        bool shared = inputs.size() > 1;
+        for (const int other : inputs) shared &= slots_[other].has(label);
+        (shared ? batch : others).push_back(label);
+      }
+    }
+    batch.insert(batch.end(), others.begin(), others.end());
+    return batch;
+  }
+
+  Labels all_labels(const std::vector<int>& inputs) const {
+    std::set<Label> labels;
+    for (const int input : inputs) {
+      labels.insert(slots_[input].labels.begin(), slots_[input].labels.end());
+    }
+    return {labels.begin(), labels.end()};
+  }
+
+  double bytes_of(const std::vector<int>& inputs, const Labels& result) const {
+    double bytes = volume(result) * static_cast<double>(c10::elementSize(request_.arithmetic));
+    for (const int input : inputs) {
+      double elements = 1;  // an expanded index takes no memory
+      for (const auto& [label, stride] : slots_[input].strides) {
+        elements *= stride == 0 ? 1 : static_cast<double>(size(label));
+      }
+      bytes += elements * static_cast<double>(c10::elementSize(slots_[input].dtype));
+    }
+    return bytes;
+  }
+
+  double flops_of(const std::vector<int>& inputs) const {
+    const double terms = volume(all_labels(inputs));
+    return terms * static_cast<double>(std::max<size_t>(1, inputs.size())) *
+           (c10::isComplexType(request_.arithmetic) ? 4 : 1);
+  }
+
+  // The kernel for a product, and how long it should take.
+  std::pair<Lowering, double> lower(const std::vector<int>& inputs) const {
+    const Labels result = result_labels(inputs);
+    const double bytes = bytes_of(inputs, result), terms = volume(all_labels(inputs));
+    const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
+    const double fused = fused_seconds(terms, bytes, element);
+    if (inputs.size() != 2) return {Lowering::kMultiplyReduce, fused};
+    GroupSizes sizes;
+    const std::set<Label> kept(result.begin(), result.end());
+    for (const Label label : all_labels(inputs)) {
+      const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
+      double& group = !kept.count(label) ? sizes.k
+                      : !in_b            ? sizes.m
+                      : !in_a            ? sizes.n
+                                         : sizes.batch;
+      group *= static_cast<double>(size(label));
+    }
+    if (sizes.m == 1 || sizes.n == 1 || sizes.k == 1) return {Lowering::kMultiplyReduce, fused};
+    const double tiled = contract_seconds(sizes, bytes, element);
+    return tiled <= fused ? std::pair{Lowering::kContract, tiled}
+                          : std::pair{Lowering::kMultiplyReduce, fused};
+  }
+
+  bool varies(int slot, Label label) const {
+    const auto found = slots_[slot].strides.find(label);
+    return found != slots_[slot].strides.end() && found->second != 0;
+  }
+
+  // Whether one loop over all operands beats the products of pairs.
+  bool fused_is_cheaper() const {
+    const double fused = lower(live_).second;
+    Planner pairs = *this;
+    pairs.contract_in_order();
+    double seconds = 0;
+    for (const auto& step : pairs.plan_.steps) seconds += step.seconds;
+    return fused < seconds;
+  }
+
+  void contract_in_order() {
+    reduce_lonely_labels();
+    std::vector<int64_t> path = request_.path;
+    const size_t operands = live_.size();
+    TORCH_CHECK(path.empty() || path.size() == 2 * (operands - 1), "einsum(): expected a path of ",
+                operands - 1, " pairs for ", operands, " operands, got ", path.size() / 2, "\n  ",
+                quoted(request_.equation));
+    for (size_t i = 0; live_.size() > 1; ++i) {
+      std::vector<int> pair =
+          path.empty() ? cheapest_pair() : pair_at(path[2 * i], path[2 * i + 1]);
+      if (live_.size() == 2) {
+        if (pair[0] > pair[1]) std::swap(pair[0], pair[1]);
+        return finish(pair, lower(pair).first);
+      }
+      const int result = intermediate(pair, lower(pair).first);
+      live_.erase(std::remove_if(live_.begin(), live_.end(),
+                                 [&](int slot) { return slot == pair[0] || slot == pair[1]; }),
+                  live_.end());
+      live_.push_back(result);
+    }
+  }
+
+  std::vector<int> pair_at(int64_t first, int64_t second) const {
+    const auto count = static_cast<int64_t>(live_.size());
+    TORCH_CHECK(first != second && first >= 0 && second >= 0 && first < count && second < count,
+                "einsum(): the path contracts (", first, ", ", second, ") of ", count,
+                " operands\n  ", quoted(request_.equation));
+    return {live_[first], live_[second]};
+  }
+
+  // Without a path: the pair that takes least time, then the smallest result.
+  std::vector<int> cheapest_pair() const {
+    std::vector<int> best;
+    double least = std::numeric_limits<double>::infinity();
+    for (size_t j = 1; j < live_.size(); ++j) {
+      for (size_t i = 0; i < j; ++i) {
+        const std::vector<int> pair = {live_[i], live_[j]};
+        const double seconds = lower(pair).second + 1e-12 * volume(result_labels(pair));
+        if (seconds < least) least = seconds, best = pair;
+      }
+    }
+    return best;
+  }
+
+  // A label that only one operand has, and the output has not, is summed over first.
+  void reduce_lonely_labels() {
+    for (int& slot : live_) {
+      const std::set<Label> wanted = wanted_without({slot});
+      const auto& strides = slots_[slot].strides;
+      const bool lonely = std::any_of(strides.begin(), strides.end(), [&](const auto& entry) {
+        return !wanted.count(entry.first);
+      });
+      if (lonely) slot = intermediate({slot}, Lowering::kMultiplyReduce);
+    }
+  }
+
+  int intermediate(const std::vector<int>& inputs, Lowering lowering) {
+    const Labels labels = result_labels(inputs);
+    const double elements = volume(labels);
+    const double bytes = elements * static_cast<double>(c10::elementSize(request_.arithmetic));
+    TORCH_CHECK(bytes <= intermediate_cap(), "einsum(): the intermediate '", labels_text(labels),
+                "' would take ", gib(bytes), ", more than ", gib(intermediate_cap()),
+                " that operands and result of this size allow; give another path=\n  ",
+                quoted(request_.equation));
+    Slot slot;
+    slot.labels = labels;
+    slot.dtype = request_.arithmetic;
+    int64_t stride = 1;
+    for (size_t i = labels.size(); i-- > 0;) {
+      slot.strides[labels[i]] = stride;
+      stride *= size(labels[i]);
+    }
+    slots_.push_back(slot);
+    const int result = static_cast<int>(slots_.size()) - 1;
+    add_step(inputs, result, labels, slot.strides, slot.dtype, lowering);
+    plan_.steps.back().elements = stride;
+    return result;
+  }
+
+  // No intermediate may be larger than this: 8 times everything that is given and asked for.
+  double intermediate_cap() const {
+    double bytes =
+        volume(expression_.output) * static_cast<double>(c10::elementSize(request_.dtype));
+    for (const auto& operand : request_.operands) {
+      double elements = 1;
+      for (const int64_t size : operand.sizes) elements *= static_cast<double>(size);
+      bytes += elements * static_cast<double>(c10::elementSize(operand.dtype));
+    }
+    return std::max(8 * bytes, double{1 << 30});
+  }
+
+  static std::string gib(double bytes) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.3g GiB", bytes / (1 << 30));
+    return text;
+  }
+
+  // The last step writes into the result.
+  void finish(const std::vector<int>& inputs, Lowering lowering) {
+    Labels labels;
+    for (const Label label : expression_.output) {
+      if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
+    }
+    add_step(inputs, -1, labels, out_strides_, request_.dtype, lowering);
+    if (lowering == Lowering::kContract) prefer_matmul(plan_.steps.back(), inputs, labels);
+  }
+
+  void add_step(const std::vector<int>& inputs, int result, const Labels& labels,
+                const std::map<Label, int64_t>& out, at::ScalarType dtype, Lowering lowering) {
+    Step step;
+    step.lowering = lowering;
+    step.inputs = inputs;
+    step.result = result;
+    step.flops = flops_of(inputs);
+    step.bytes = bytes_of(inputs, labels);
+    step.seconds = lower(inputs).second;
+    for (const int input : inputs) {
+      if (!step.text.empty()) step.text += ",";
+      step.text += labels_text(slots_[input].labels);
+      step.problem.in.push_back({nullptr, slots_[input].dtype});
+    }
+    step.text += "->" + labels_text(labels);
+    SumOfProducts& problem = step.problem;
+    problem.out = {nullptr, dtype};
+    problem.dtype = request_.arithmetic;
+    for (const Label label : all_labels(inputs)) {
+      ProductDim dim{size(label)};
+      const auto stride = out.find(label);
+      dim.out = stride == out.end() ? 0 : stride->second;
+      for (size_t f = 0; f < inputs.size(); ++f) {
+        const auto found = slots_[inputs[f]].strides.find(label);
+        if (found != slots_[inputs[f]].strides.end()) dim.in[f] = found->second;
+      }
+      problem.dims.push_back(dim);
+    }
+    for (const Label label : labels) {  // an index of the result that every factor broadcasts
+      const bool missing = std::none_of(inputs.begin(), inputs.end(),
+                                        [&](int input) { return slots_[input].has(label); });
+      if (missing && size(label) > 1) problem.dims.push_back({size(label), out.at(label)});
+    }
+    problem.symmetric = lowering == Lowering::kContract && is_symmetric(problem, inputs);
+    merge_dims(problem.dims);
+    plan_.steps.push_back(std::move(step));
+  }
+
+  // The same tensor twice, and M and N lie alike in it: the result is symmetric in them.
+  bool is_symmetric(const SumOfProducts& problem, const std::vector<int>& inputs) const {
+    const int operands = static_cast<int>(request_.operands.size());
+    if (!request_.same_operand || operands != 2 || inputs[0] >= operands || inputs[1] >= operands ||
+        c10::isComplexType(request_.arithmetic)) {
+      return false;
+    }
+    std::set<std::pair<int64_t, int64_t>> m, n;
+    for (const auto& dim : problem.dims) {
+      if (dim.out != 0 && dim.in[0] != 0 && dim.in[1] == 0) {
+        if (!m.insert({dim.in[0], dim.size}).second) return false;
+      } else if (dim.out != 0 && dim.in[1] != 0 && dim.in[0] == 0) {
+        if (!n.insert({dim.in[1], dim.size}).second) return false;
+      } else if (dim.in[0] != dim.in[1]) {
+        return false;
+      }
+    }
+    double rows = 1;
+    for (const auto& [stride, size] : m) rows *= static_cast<double>(size);
+    return m == n && rows >= 128;
+  }
+
+  // 16-bit types multiply faster in torch's own matrix product, which accumulates in float32 too.
+  void prefer_matmul(Step& step, const std::vector<int>& inputs, const Labels& labels) {
+    const auto is_half = [](at::ScalarType dtype) {
+      return dtype == at::kBFloat16 || dtype == at::kHalf;
+    };
+    const at::ScalarType dtype = request_.dtype;
+    if (!is_half(dtype) || request_.arithmetic != at::kFloat || step.problem.symmetric) return;
+    for (const int input : inputs) {
+      if (slots_[input].dtype != dtype) return;
+    }
+    MatmulViews views{};
+    views.batch = views.m = views.n = views.k = 1;
+    const auto add = [&](TensorLayout& view, Label label, const std::map<Label, int64_t>& strides) {
+      const auto found = strides.find(label);
+      view.sizes.push_back(size(label));
+      view.strides.push_back(found == strides.end() ? 0 : found->second);
+    };
+    const auto &a = slots_[inputs[0]], &b = slots_[inputs[1]];
+    Labels groups[4];
+    for (const Label label : labels) {
+      const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
+      groups[in_a == in_b ? 0 : in_a ? 1 : 2].push_back(label);
+    }
+    for (const Label label : a.labels) {
+      if (!out_strides_.count(label)) groups[3].push_back(label);
+    }
+    for (const Label label : groups[3]) {
+      if (!varies(inputs[0], label) || !varies(inputs[1], label)) return;
+    }
+    for (const int group : {0, 1, 3}) {
+      for (const Label label : groups[group]) add(views.a, label, a.strides);
+    }
+    for (const int group : {0, 3, 2}) {
+      for (const Label label : groups[group]) add(views.b, label, b.strides);
+    }
+    for (const int group : {0, 1, 2}) {
+      for (const Label label : groups[group]) add(views.out, label, out_strides_);
+    }
+    int64_t* const sizes[4] = {&views.batch, &views.m, &views.n, &views.k};
+    for (int group = 0; group < 4; ++group) {
+      for (const Label label : groups[group]) *sizes[group] *= size(label);
+    }
+    if (std::min({views.m, views.n, views.k}) < 32) return;
+    step.matmul = views;
+    step.lowering = Lowering::kMatmul;
+  }
+
+  // Intermediates live until they are used; the result lives to the end.
+  int64_t peak_bytes() const {
+    const auto element = static_cast<int64_t>(c10::elementSize(request_.arithmetic));
+    int64_t held = static_cast<int64_t>(volume(expression_.output) *
+                                        static_cast<double>(c10::elementSize(request_.dtype)));
+    if (request_.out) held = 0;
+    int64_t peak = held, live = 0;
+    std::map<int, int64_t> sizes;
+    for (const auto& step : plan_.steps) {
+      live += step.elements * element;
+      sizes[step.result] = step.elements * element;
+      peak = std::max(peak, held + live);
+      for (const int input : step.inputs) {
+        if (const auto found = sizes.find(input); found != sizes.end()) live -= found->second;
+      }
+    }
+    return peak;
+  }
+
+  const PlanRequest& request_;
+  Expression expression_;
+  std::set<Label> output_;
+  std::vector<Slot> slots_;
+  std::vector<int> live_;  // slots still to be multiplied, in the order that paths number
+  std::map<Label, int64_t> out_strides_;
+  Plan plan_;
+};
+
+const char* name_of(Lowering lowering) {
+  switch (lowering) {
+    case Lowering::kMultiplyReduce:
+      return "multiply-reduce";
+    case Lowering::kContract:
+      return "tiles";
+    default:
+      return "matmul";
+  }
+}
+
+}  // namespace
+
+Plan make_plan(const PlanRequest& request) { return Planner(request).plan(); }
+
+at::ScalarType arithmetic_dtype(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kBFloat16:
+    case at::kHalf:
+      return at::kFloat;
+    case at::kBool:
+    case at::kByte:
+    case at::kChar:
+    case at::kShort:
+      return at::kInt;
+    case at::kFloat:
+    case at::kDouble:
+    case at::kInt:
+    case at::kLong:
+    case at::kComplexFloat:
+    case at::kComplexDouble:
+      return dtype;
+    default:
+      TORCH_CHECK_NOT_IMPLEMENTED(false, "einsum(): not implemented for ", dtype);
+  }
+}
+
+std::string Plan::text() const {
+  char line[256];
+  std::string result = quoted(equation) + "\n";
+  std::snprintf(line, sizeof line, "%.4g flop, %.4g bytes moved, %.4g bytes allocated at most\n",
+                flops, bytes, static_cast<double>(peak_bytes));
+  result += line;
+  std::snprintf(line, sizeof line, "%-28s %-16s %9s %9s %10s %10s\n", "step", "lowering", "Mflop",
+                "MB", "floor us", "predicted");
+  result += line;
+  for (const auto& step : steps) {
+    const double element = static_cast<double>(c10::elementSize(arithmetic));
+    std::snprintf(line, sizeof line, "%-28s %-16s %9.3f %9.3f %10.2f %10.2f\n", step.text.c_str(),
+                  step.problem.symmetric ? "tiles, triangle" : name_of(step.lowering),
+                  step.flops / 1e6, step.bytes / 1e6,
+                  1e6 * floor_seconds(step.flops, step.bytes, element), 1e6 * step.seconds);
+    result += line;
+  }
+  if (steps.empty()) result += "nothing to add up: the result is zero or empty\n";
+  return result;
+}
+
+}  // namespace pyext

@@ -1,0 +1,383 @@
+"""Einsum-style contractions: any sum of products of tensors that an equation can say."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import opt_einsum
+import torch
+from torch import Tensor
+
+from pyext import _C
+
+__all__ = ["EinsumPlan", "einsum", "einsum_plan"]
+
+Path = Sequence[Sequence[int] | str]
+
+
+def einsum(
+    equation: str | Tensor,
+    *operands: Any,
+    out: Tensor | None = None,
+    alpha: complex = 1,
+    beta: complex = 0,
+    accumulate_dtype: torch.dtype | None = None,
+    layout: str = "contiguous",
+    path: Path | None = None,
+) -> Tensor:
+    r"""Sums the products of the elements of the operands along dimensions named by an equation.
+
+    A drop-in for :func:`torch.einsum` that neither permutes nor copies its operands: what has no
+    matrix product in it is one pass over memory, everything else is multiplied tile by tile from
+    the strides the tensors have. It computes ``alpha * sum + beta * out``.
+
+    Beyond :func:`torch.einsum` it takes ``out`` with any strides, labels that repeat in the output
+    (``"i->ii"`` makes a diagonal matrix), any letter of Unicode and any number in the sublist form
+    as a label, operands of different dtypes, and integers and bool everywhere.
+
+    Args:
+        equation: subscripts of the operands, separated by commas, and of the result after ``->``;
+            without it, the labels that appear once, in the alphabet's order. ``...`` stands for
+            dimensions that broadcast. Or the first operand of the sublist form
+            ``einsum(x, [0, 1], y, [1, 2], [0, 2])``.
+        operands: the tensors, or one list of them. A dimension of size 1 broadcasts.
+        out: the tensor to write, of the shape and dtype of the result; it may not overlap an
+            operand.
+        alpha: factor of the sum.
+        beta: factor of ``out``, which is not read when it is 0.
+        accumulate_dtype: dtype to sum in; by default float32 for float16 and bfloat16, which are
+            rounded once, at the end, and otherwise the dtype of the result.
+        layout: "contiguous", or "any" for the strides that the operands' order suggests.
+        path: groups of operands to contract, as :func:`numpy.einsum_path` and ``opt_einsum`` give
+            them. By default ``opt_einsum`` looks for the cheapest order of three or more operands.
+
+    Returns:
+        The result: a view where no element is multiplied or added (``"ij->ji"``, ``"ii->i"``), a
+        tensor of its own otherwise. Its dtype is that of :func:`torch.result_type` over the
+        operands; integers wrap around. One tensor of integers or bool that is only summed gives
+        int64, as :func:`torch.sum`; products of bool tensors give bool.
+
+    Raises:
+        RuntimeError: the equation does not fit the operands, or ``out`` does not fit the result.
+            The message shows the place.
+        ValueError: no operand, ``beta`` without ``out``, or factors that the dtype cannot hold.
+
+    Source:
+        :func:`torch.einsum`; Springer and Bientinesi, "Design of a high-performance GEMM-like
+        tensor-tensor multiplication" (arXiv 1607.00145).
+
+    Example:
+        >>> import torch, pyext
+        >>> x = torch.arange(6.0).reshape(2, 3)
+        >>> pyext.einsum("ij,kj->ik", x, x)
+        tensor([[ 5., 14.],
+                [14., 50.]])
+        >>> pyext.einsum("ij,ij->i", x, x)
+        tensor([ 5., 50.])
+    """
+    if not isinstance(equation, str):
+        equation, operands = _from_sublists(equation, *operands)
+    elif len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = operands[0]
+    pairs = _flat(path, equation, operands)
+    if out is not None:
+        return torch.ops.pyext.einsum.out(
+            equation,
+            operands,
+            alpha=alpha,
+            beta=beta,
+            accumulate_dtype=accumulate_dtype,
+            path=pairs,
+            out=out,
+        )
+    if beta != 0:
+        raise ValueError(f"einsum(): beta={beta} scales out, which was not given\n  {equation}")
+    if len(operands) == 1 and alpha == 1 and layout == "contiguous":
+        view = _view(equation, operands[0].dim())
+        if view is not None:
+            return _viewed(operands[0], *view)
+    return torch.ops.pyext.einsum.default(
+        equation,
+        operands,
+        alpha=alpha,
+        layout=layout,
+        accumulate_dtype=accumulate_dtype,
+        path=pairs,
+    )
+
+
+class EinsumPlan:
+    """How an einsum of tensors like these is computed; made by :func:`einsum_plan`.
+
+    ``print`` shows the order of the contractions, the kernel of each, and the time it should take
+    beside the least that memory and arithmetic allow.
+
+    Attributes:
+        equation: the equation.
+        path: pairs of positions that are contracted, empty if the plan chooses.
+        flops: additions and multiplications.
+        bytes: bytes that the steps read and write.
+        peak_bytes: bytes of memory allocated at one time, the result included.
+    """
+
+    def __init__(
+        self, equation: str, operands: Sequence[Tensor], path: list[int], **options: Any
+    ) -> None:
+        self.equation = equation
+        self.path = path
+        self._options = options
+        self._shapes = [tuple(x.shape) for x in operands]
+        self._plan = _C.einsum_plan(equation, operands, path=path, **options)
+        self.flops = self._plan.flops
+        self.bytes = self._plan.bytes
+        self.peak_bytes = self._plan.peak_bytes
+
+    def __call__(self, *operands: Tensor, out: Tensor | None = None) -> Tensor:
+        """The einsum of operands of the planned shapes."""
+        shapes = [tuple(x.shape) for x in operands]
+        if shapes != self._shapes:
+            raise ValueError(
+                f"einsum(): the plan is for shapes {self._shapes}, got {shapes}\n  {self.equation}"
+            )
+        pairs = list(zip(self.path[::2], self.path[1::2], strict=True)) or None
+        return einsum(self.equation, *operands, out=out, path=pairs, **self._options)
+
+    def __str__(self) -> str:
+        return str(self._plan)
+
+
+def einsum_plan(
+    equation: str,
+    *operands: Tensor | Sequence[int],
+    dtype: torch.dtype | None = None,
+    accumulate_dtype: torch.dtype | None = None,
+    layout: str = "contiguous",
+    path: Path | None = None,
+) -> EinsumPlan:
+    """Plans an einsum for tensors like the given ones, or for contiguous ones of given shapes.
+
+    Args:
+        equation: as for :func:`einsum`.
+        operands: tensors or shapes.
+        dtype: of operands that are given as shapes; torch's default dtype if None.
+        accumulate_dtype: as for :func:`einsum`.
+        layout: as for :func:`einsum`.
+        path: as for :func:`einsum`.
+
+    Raises:
+        RuntimeError: the equation does not fit the operands.
+
+    Example:
+        >>> import torch, pyext
+        >>> plan = pyext.einsum_plan("ij,jk,kl->il", (512, 32), (32, 512), (512, 32))
+        >>> plan.path
+        [1, 2, 0, 1]
+        >>> x, y, z = torch.randn(512, 32), torch.randn(32, 512), torch.randn(512, 32)
+        >>> plan(x, y, z).shape
+        torch.Size([512, 32])
+    """
+    tensors = [
+        x if isinstance(x, Tensor) else torch.empty(tuple(x), dtype=dtype, device="meta")
+        for x in operands
+    ]
+    pairs = _flat(path, equation, tensors) or []
+    return EinsumPlan(equation, tensors, pairs, accumulate_dtype=accumulate_dtype, layout=layout)
+
+
+def _from_sublists(*arguments: Any) -> tuple[str, Sequence[Tensor]]:
+    """The equation of the form ``x, [0, 1], y, [1, 2], [0, 2]``."""
+    terms = [_letters(labels) for labels in arguments[1::2]]
+    equation = ",".join(terms)
+    if len(arguments) % 2:
+        equation += "->" + _letters(arguments[-1])
+    return equation, arguments[: len(terms) * 2 : 2]
+
+
+def _letters(labels: Sequence[Any]) -> str:
+    text = ""
+    for label in labels:
+        if label is ...:
+            text += "..."
+        elif label < 0:
+            raise ValueError(f"einsum(): expected subscripts to be at least 0, got {label}")
+        else:
+            text += opt_einsum.get_symbol(int(label))
+    return text
+
+
+# ---- order ----
+
+
+def _flat(path: Path | None, equation: str, operands: Sequence[Tensor]) -> list[int] | None:
+    """The path as the op takes it; None where there is nothing to choose."""
+    if path is not None:
+        return _pairs(path, len(operands))
+    # A compiled program may meet other sizes: there the op chooses when it runs.
+    if len(operands) < 3 or torch.compiler.is_compiling():
+        return None
+    return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
+
+
+def _pairs(path: Path, count: int) -> list[int]:
+    """A path of groups of any size, as searches return them, as one of pairs."""
+    theirs, ours = list(range(count)), list(range(count))
+    pairs, following = [], count
+    for group in path:
+        if isinstance(group, str):  # numpy.einsum_path begins with its name
+            continue
+        if (
+            not group
+            or len(set(group)) < len(group)
+            or not 0 <= min(group) <= max(group) < len(theirs)
+        ):
+            raise ValueError(f"einsum(): the path {path} does not fit {count} operands")
+        first, *others = [theirs[position] for position in group]
+        theirs = [node for node in theirs if node not in (first, *others)]
+        for other in others:
+            pairs += [ours.index(first), ours.index(other)]
+            ours = [node for node in ours if node not in (first, other)]
+            first, following = following, following + 1
+            ours.append(first)
+        theirs.append(first)
+    return pairs
+
+
+@functools.lru_cache(maxsize=4096)
+def _cheapest_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> list[int]:
+    inputs, output = _C.einsum_letters(equation, [len(shape) for shape in shapes])
+    sizes: dict[str, int] = {}
+    for labels, shape in zip(inputs, shapes, strict=True):
+        for label, size in zip(labels, shape, strict=True):
+            sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
+    search: Any = opt_einsum.paths.greedy
+    if len(inputs) <= 12:  # exact; an element moved costs as much as 16 multiplied
+        search = opt_einsum.paths.DynamicProgramming(minimize="combo-16")
+    path = search([frozenset(x) for x in inputs], frozenset(output), sizes, None)
+    return _pairs(path, len(inputs))
+
+
+# ---- views ----
+
+
+@torch.compiler.assume_constant_result
+@functools.lru_cache(maxsize=4096)
+def _view(equation: str, rank: int) -> tuple[list[tuple[int, int]], list[int]] | None:
+    """The diagonals and the permutation that an expression of one operand is, if it is only that.
+
+    ``torch.diagonal`` puts its result last; the permutation counts on that.
+    """
+    (letters,), output = _C.einsum_letters(equation, [rank])
+    if set(letters) != set(output) or len(set(output)) != len(output):
+        return None
+    diagonals = []
+    while len(set(letters)) < len(letters):
+        label = next(x for x in letters if letters.count(x) > 1)
+        first = letters.index(label)
+        second = letters.index(label, first + 1)
+        diagonals.append((first, second))
+        letters = letters[:first] + letters[first + 1 : second] + letters[second + 1 :] + label
+    return diagonals, [letters.index(label) for label in output]
+
+
+def _viewed(x: Tensor, diagonals: list[tuple[int, int]], permutation: list[int]) -> Tensor:
+    for first, second in diagonals:
+        x = x.diagonal(0, first, second)
+    return x.permute(permutation)
+
+
+# ---- fake kernels and the batching rule ----
+
+
+def _result_like(
+    equation: str, operands: Sequence[Tensor], layout: str
+) -> tuple[list[Any], list[int]]:
+    """The sizes of the result, and its dimensions from the slowest to the fastest."""
+    inputs, output = _C.einsum_letters(equation, [x.dim() for x in operands])
+    sizes: dict[str, Any] = {}
+    for labels, x in zip(inputs, operands, strict=True):
+        for label, size in zip(labels, x.shape, strict=True):
+            if label not in sizes or sizes[label] == 1:
+                sizes[label] = size
+            elif size != 1:
+                torch._check(size == sizes[label], lambda: f"einsum(): sizes differ\n  {equation}")
+    order = list(range(len(output)))
+    if layout == "any":
+        shared = [x for x in inputs[0] if all(x in labels for labels in inputs)]
+        natural = "".join(shared) + "".join(inputs)
+        order.sort(key=lambda d: natural.index(output[d]))
+    return [sizes[label] for label in output], order
+
+
+@torch.library.register_fake("pyext::einsum")
+def _(
+    equation: str,
+    operands: Sequence[Tensor],
+    *,
+    alpha: complex = 1,
+    layout: str = "contiguous",
+    accumulate_dtype: torch.dtype | None = None,
+    path: Sequence[int] | None = None,
+) -> Tensor:
+    sizes, order = _result_like(equation, operands, layout)
+    dtype = _result_dtype(equation, operands)
+    result = operands[0].new_empty([sizes[d] for d in order], dtype=dtype)
+    return result.permute([order.index(d) for d in range(len(order))])
+
+
+def _result_dtype(equation: str, operands: Sequence[Tensor]) -> torch.dtype:
+    if len(operands) == 1:
+        dtype = operands[0].dtype
+        (labels,), output = _C.einsum_letters(equation, [operands[0].dim()])
+        summed = not set(labels) <= set(output)
+        integral = not dtype.is_floating_point and not dtype.is_complex
+        return torch.int64 if summed and integral else dtype
+    total = operands[0]
+    for operand in operands[1:]:
+        # Of the shape that keeps the category of what came so far: a number, or a tensor.
+        total = total.new_empty(
+            (1,) * max(total.dim(), operand.dim()), dtype=torch.result_type(total, operand)
+        )
+    return total.dtype
+
+
+@torch.library.register_fake("pyext::einsum.out")
+def _(
+    equation: str,
+    operands: Sequence[Tensor],
+    *,
+    alpha: complex = 1,
+    beta: complex = 0,
+    accumulate_dtype: torch.dtype | None = None,
+    path: Sequence[int] | None = None,
+    out: Tensor,
+) -> Tensor:
+    sizes, _ = _result_like(equation, operands, "contiguous")
+    torch._check(
+        list(out.shape) == sizes,
+        lambda: f"einsum(): expected out of shape {sizes}, got {list(out.shape)}\n  {equation}",
+    )
+    return out
+
+
+@torch.library.register_vmap("pyext::einsum")
+def _(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    equation: str,
+    operands: Sequence[Tensor],
+    **options: Any,
+) -> tuple[Tensor, int]:
+    """The batch is one more label, of the operands that have it."""
+    dims = in_dims[1]
+    ranks = [x.dim() - (d is not None) for x, d in zip(operands, dims, strict=True)]
+    inputs, output = _C.einsum_letters(equation, ranks)
+    used = set("".join(inputs))
+    batch = next(x for x in map(opt_einsum.get_symbol, range(len(used) + 1)) if x not in used)
+    terms = [
+        labels if d is None else labels[:d] + batch + labels[d:]
+        for labels, d in zip(inputs, dims, strict=True)
+    ]
+    text = ",".join(terms) + "->" + batch + output
+    return torch.ops.pyext.einsum.default(text, operands, **options), 0
