@@ -14,23 +14,29 @@ struct GroupSizes {
 
 constexpr double kBytesPerSecond = 50e9;
 constexpr double kFlopsPerSecond = 200e9;    // of 4-byte elements, in a matrix product
-constexpr double kTermsPerSecond = 16e9;     // of 4-byte elements, in a fused loop
+constexpr double kTermsPerSecond = 32e9;     // of 4-byte elements, in a fused loop over vectors
+constexpr double kPackedPerSecond = 4e9;     // terms of factors that must be packed first
 constexpr double kSecondsPerBlock = 150e-9;  // to set up the tiles of one matrix
+constexpr double kSecondsPerGather = 1e-9;   // an element that has no neighbour in its matrix
 
 inline double floor_seconds(double flops, double bytes, double element) {
   return std::max(flops * element / 4 / kFlopsPerSecond, bytes / kBytesPerSecond);
 }
 
-inline double fused_seconds(double terms, double bytes, double element) {
-  return std::max(terms * element / 4 / kTermsPerSecond, bytes / kBytesPerSecond);
+// `in_vectors`: some index is contiguous in every factor that has it.
+inline double fused_seconds(double terms, double bytes, double element, bool in_vectors) {
+  const double rate = in_vectors ? kTermsPerSecond : kPackedPerSecond;
+  return std::max(terms * element / 4 / rate, bytes / kBytesPerSecond);
 }
 
-inline double contract_seconds(const GroupSizes& x, double bytes, double element) {
+// `scattered`: elements of factors whose contiguous index is one of the batch.
+inline double contract_seconds(const GroupSizes& x, double bytes, double element,
+                               double scattered) {
   const double lanes = 64 / element;  // short rows and columns leave lanes of vectors empty
   const double padded =
       std::min(x.m * std::ceil(x.n / lanes), std::ceil(x.m / lanes) * x.n) * lanes;
   return x.batch * (kSecondsPerBlock + 2 * padded * x.k * element / 4 / kFlopsPerSecond) +
-         bytes / kBytesPerSecond;
+         scattered * kSecondsPerGather + bytes / kBytesPerSecond;
 }
 
 }  // namespace pyext

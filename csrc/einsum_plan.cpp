@@ -203,22 +203,42 @@ class Planner {
     const Labels result = result_labels(inputs);
     const double bytes = bytes_of(inputs, result), terms = volume(all_labels(inputs));
     const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
-    const double fused = fused_seconds(terms, bytes, element);
+    const double fused = fused_seconds(terms, bytes, element, has_lane(inputs));
     if (inputs.size() != 2) return {Lowering::kMultiplyReduce, fused};
     GroupSizes sizes;
     const std::set<Label> kept(result.begin(), result.end());
+    double scattered = 0;
     for (const Label label : all_labels(inputs)) {
       const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
+      const bool is_batch = kept.count(label) && in_a == in_b;
       double& group = !kept.count(label) ? sizes.k
-                      : !in_b            ? sizes.m
-                      : !in_a            ? sizes.n
-                                         : sizes.batch;
+                      : is_batch         ? sizes.batch
+                      : in_a             ? sizes.m
+                                         : sizes.n;
       group *= static_cast<double>(size(label));
+      for (const int input : inputs) {
+        if (is_batch && slots_[input].has(label) && slots_[input].strides.at(label) == 1) {
+          scattered += volume(slots_[input].labels);
+        }
+      }
     }
     if (sizes.m == 1 || sizes.n == 1 || sizes.k == 1) return {Lowering::kMultiplyReduce, fused};
-    const double tiled = contract_seconds(sizes, bytes, element);
+    const double tiled = contract_seconds(sizes, bytes, element, scattered);
     return tiled <= fused ? std::pair{Lowering::kContract, tiled}
                           : std::pair{Lowering::kMultiplyReduce, fused};
+  }
+
+  // Whether some index is contiguous in, or absent from, every factor.
+  bool has_lane(const std::vector<int>& inputs) const {
+    for (const Label label : all_labels(inputs)) {
+      const bool contiguous = std::all_of(inputs.begin(), inputs.end(), [&](int input) {
+        const auto& strides = slots_[input].strides;
+        const auto found = strides.find(label);
+        return found == strides.end() || found->second <= 1;
+      });
+      if (contiguous && size(label) >= 8) return true;
+    }
+    return false;
   }
 
   bool varies(int slot, Label label) const {

@@ -16,113 +16,10 @@
 #include "contraction.h"
 #include "cpu/bricks.h"
 #include "cpu/factors.h"
-#include "math.h"
+#include "cpu/lanes.h"
 
 namespace pyext {
 namespace {
-
-// Up to kMaxFactors pointers into memory of the arithmetic type.
-template <typename T>
-using Pointers = std::array<const T*, kMaxFactors>;
-using Strides = std::array<int64_t, kMaxFactors>;
-
-// A run of one summed index: its length and its stride in each factor, vectors before scalars.
-struct Run {
-  int64_t count = 1;
-  Strides step = {};
-};
-
-template <int begin, typename T>
-T product_of(const Pointers<T>& x, int end, int64_t i, const Strides& step) {
-  T product(1);
-  if constexpr (begin < kMaxFactors) {
-    for (int f = begin; f < end; ++f) product = product * x[f][i * step[f]];
-  }
-  return product;
-}
-
-// sums[l] (+)= sum over the run of x[0][l] x[1][l] ... times the scalars x[vectors], ...
-template <typename T, int vectors>
-void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors, const Run& run,
-                      bool accumulate) {
-  using Vec = at::vec::Vectorized<T>;
-  constexpr int kWidth = Vec::size(), kUnrolled = 4;
-  const auto term = [&](auto load, int64_t i, int64_t l, auto one) {
-    auto value = decltype(one)(product_of<vectors>(x, factors, i, run.step));
-    for (int f = 0; f < vectors; ++f) value = value * load(x[f] + i * run.step[f] + l);
-    return value;
-  };
-  const auto load_vector = [](const T* from) { return Vec::loadu(from); };
-  int64_t l = 0;
-  for (; l + kUnrolled * kWidth <= lanes; l += kUnrolled * kWidth) {
-    Vec sum[kUnrolled];
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) {
-      sum[u] = accumulate ? Vec::loadu(sums + l + u * kWidth) : Vec(T(0));
-    }
-    for (int64_t i = 0; i < run.count; ++i) {
-      const Vec scalar(product_of<vectors>(x, factors, i, run.step));
-#pragma GCC unroll 4
-      for (int u = 0; u < kUnrolled; ++u) {
-        if constexpr (vectors == 0) {
-          sum[u] = sum[u] + scalar;
-        } else {
-          Vec value = Vec::loadu(x[0] + i * run.step[0] + l + u * kWidth);
-          for (int f = 1; f < vectors; ++f) {
-            value = value * Vec::loadu(x[f] + i * run.step[f] + l + u * kWidth);
-          }
-          sum[u] = multiply_add(scalar, value, sum[u]);
-        }
-      }
-    }
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) sum[u].store(sums + l + u * kWidth);
-  }
-  for (; l + kWidth <= lanes; l += kWidth) {
-    Vec sum = accumulate ? Vec::loadu(sums + l) : Vec(T(0));
-    for (int64_t i = 0; i < run.count; ++i) sum = sum + term(load_vector, i, l, Vec());
-    sum.store(sums + l);
-  }
-  for (; l < lanes; ++l) {
-    T sum = accumulate ? sums[l] : T(0);
-    for (int64_t i = 0; i < run.count; ++i) {
-      sum = sum + term([](const T* from) { return *from; }, i, l, T());
-    }
-    sums[l] = sum;
-  }
-}
-
-// The sum over `lanes` contiguous values of x[0] x[1] ..., lane by lane: `sum` keeps the lanes.
-template <typename T, int vectors>
-void sum_along(at::vec::Vectorized<T>& sum, T& rest, int64_t lanes, const Pointers<T>& x,
-               T scalar) {
-  using Vec = at::vec::Vectorized<T>;
-  constexpr int kWidth = Vec::size(), kUnrolled = 4;
-  Vec part[kUnrolled];
-#pragma GCC unroll 4
-  for (int u = 0; u < kUnrolled; ++u) part[u] = Vec(T(0));
-  const auto add = [&](Vec& to, int64_t l) {
-    if constexpr (vectors == 1) {
-      to = to + Vec::loadu(x[0] + l);
-    } else {
-      Vec value = Vec::loadu(x[0] + l);
-      for (int f = 1; f + 1 < vectors; ++f) value = value * Vec::loadu(x[f] + l);
-      to = multiply_add(value, Vec::loadu(x[vectors - 1] + l), to);
-    }
-  };
-  int64_t l = 0;
-  for (; l + kUnrolled * kWidth <= lanes; l += kUnrolled * kWidth) {
-#pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) add(part[u], l + u * kWidth);
-  }
-  for (; l + kWidth <= lanes; l += kWidth) add(part[0], l);
-  sum = multiply_add(Vec(scalar), (part[0] + part[1]) + (part[2] + part[3]), sum);
-  for (; l < lanes; ++l) {
-    T value = scalar;
-    for (int f = 0; f < vectors; ++f) value = value * x[f][l];
-    rest = rest + value;
-  }
-}
 
 template <typename T>
 class MultiplyReduce {
@@ -136,6 +33,7 @@ class MultiplyReduce {
     std::stable_sort(kept_.begin(), kept_.end(),
                      [](const ProductDim& a, const ProductDim& b) { return a.out > b.out; });
     order_sums();
+    whole_ = whole_loop();
     alpha_ = problem_.alpha.to<T>();
     beta_ = problem_.beta.to<T>();
   }
@@ -146,7 +44,9 @@ class MultiplyReduce {
     int64_t results = lane_.out == 0 ? 1 : lane_.size;
     for (const auto& dim : kept_) results *= dim.size;
     const int64_t terms = sums_size() * (lane_.out == 0 ? lane_.size : 1);
-    return results > 4096 ? 1 : std::min<int64_t>(256, terms / 16384);
+    if (lane_.out == 0) return results > 64 ? 1 : std::min<int64_t>(1024, terms / 16384);
+    const int64_t tasks = (results + kLanes - 1) / kLanes;
+    return std::min(64 / tasks, terms / 256);
   }
 
   void run() const {
@@ -166,6 +66,15 @@ class MultiplyReduce {
   }
 
  private:
+  // Where each factor of a brick begins and how far its values lie apart: where they are, or packed
+  // as [summed indices][lanes].
+  struct Loop {
+    Pointers<T> base{};
+    std::array<Strides, kMaxMoveDims> step{};
+    std::array<int64_t, kMaxMoveDims> extent{};
+    int depth = 0;
+  };
+
   static constexpr int64_t kGrain = 16384, kWidth = at::vec::Vectorized<T>::size();
 
   int64_t sums_size() const {
@@ -189,7 +98,9 @@ class MultiplyReduce {
     double least = 0;
     for (size_t d = 0; d < problem_.dims.size(); ++d) {
       const ProductDim& lane = problem_.dims[d];
-      double cost = iterations / lane.size * std::ceil(double(lane.size) / kWidth);
+      // Whole vectors, what is left one by one, and what it takes to begin.
+      const int64_t steps = lane.size / kWidth + lane.size % kWidth + 4;
+      double cost = iterations / static_cast<double>(lane.size) * static_cast<double>(steps);
       double results = 1;
       for (const auto& dim : problem_.dims) results *= dim.out == 0 ? 1 : dim.size;
       for (int f = 0; f < factors_; ++f) {
@@ -231,7 +142,10 @@ class MultiplyReduce {
     auto in = problem_.in;
     for (int f = 0; f < factors_; ++f) in[f] = problem_.in[order[f]];
     problem_.in = in;
-    for (int f = 0; f < factors_; ++f) packed_[f] = !direct(f, lane_);
+    for (int f = 0; f < factors_; ++f) {
+      packed_[f] = !direct(f, lane_);
+      packs_ |= packed_[f];
+    }
   }
 
   // Cuts the summed indices into bricks for which factors are packed; the longest run innermost.
@@ -241,13 +155,10 @@ class MultiplyReduce {
     bricks_.resize(summed_.size());
     int64_t room = kBrick;
     for (int i = static_cast<int>(summed_.size()) - 1; i >= 0; --i) {
-      bricks_[i] =
-          packs() ? std::min(summed_[i].size, std::max<int64_t>(room, 1)) : summed_[i].size;
+      bricks_[i] = packs_ ? std::min(summed_[i].size, std::max<int64_t>(room, 1)) : summed_[i].size;
       room /= bricks_[i];
     }
   }
-
-  bool packs() const { return std::find(packed_.begin(), packed_.end(), true) != packed_.end(); }
 
   int64_t brick_size() const {
     int64_t product = 1;
@@ -256,13 +167,13 @@ class MultiplyReduce {
   }
 
   int64_t lanes_per_chunk() const {
-    if (!packs()) return kLanes;
+    if (!packs_) return kLanes;
     return std::clamp<int64_t>(kPacked / brick_size() / kWidth * kWidth, kWidth, kLanes);
   }
 
-  static constexpr int64_t kBrick = 256, kLanes = 2048, kPacked = 16384;
+  static constexpr int64_t kBrick = 256, kLanes = 2048, kPacked = 16384, kRows = 4;
 
-  // Calls f(number, extents, begins) for every brick of the summed indices.
+  // Calls f(begins, extents) for every brick of the summed indices.
   template <typename F>
   void for_each_brick(const F& f) const {
     std::array<int64_t, kMaxMoveDims> begin{}, extent{};
@@ -278,18 +189,37 @@ class MultiplyReduce {
         extent[i] = std::min(bricks_[i], summed_[i].size - begin[i]);
         rest /= along;
       }
-      f(number, begin, extent);
+      f(begin, extent);
     }
   }
 
-  // Sets where each factor of a brick begins and how far its values lie apart: where they are, or
-  // packed as [summed indices][lanes].
-  struct Loop {
-    Pointers<T> base{};
-    std::array<Strides, kMaxMoveDims> step{};
-    std::array<int64_t, kMaxMoveDims> extent{};
-    int depth = 0;
-  };
+  // All summed indices where they are: what is left per result is where its factors begin.
+  Loop whole_loop() const {
+    Loop loop;
+    loop.depth = static_cast<int>(summed_.size());
+    for (int i = 0; i < loop.depth; ++i) {
+      loop.extent[i] = summed_[i].size;
+      for (int f = 0; f < factors_; ++f) loop.step[i][f] = summed_[i].in[f];
+    }
+    return loop;
+  }
+
+  // Calls f(pointers, run) for every run of the sums of the results at these offsets.
+  template <typename F>
+  void for_each_run(const Strides& offsets, int64_t lanes, T* scratch, int64_t scratch_size,
+                    const F& f) const {
+    if (!packs_) {
+      Pointers<T> base;
+      for (int k = 0; k < factors_; ++k) {
+        base[k] = static_cast<const T*>(problem_.in[k].data) + offsets[k];
+      }
+      return walk(whole_, f, 0, base);
+    }
+    for_each_brick([&](const auto& begin, const auto& extent) {
+      const Loop loop = loop_over(offsets, begin, extent, lanes, scratch, scratch_size);
+      walk(loop, f, 0, loop.base);
+    });
+  }
 
   Loop loop_over(const Strides& offsets, const std::array<int64_t, kMaxMoveDims>& begin,
                  const std::array<int64_t, kMaxMoveDims>& extent, int64_t lanes, T* scratch,
@@ -342,50 +272,80 @@ class MultiplyReduce {
     }
   }
 
-  Strides offsets_of(int64_t number, int64_t& out) const {
-    Strides result{};
-    out = 0;
+  // Where the factors and the result of one combination of the kept indices begin.
+  struct Position {
+    Strides in{};
+    int64_t out = 0;
+    std::array<int64_t, kMaxMoveDims> index{};
+  };
+
+  Position position_of(int64_t number) const {
+    Position at;
     for (int i = static_cast<int>(kept_.size()) - 1; i >= 0; --i) {
-      const int64_t value = number % kept_[i].size;
+      at.index[i] = number % kept_[i].size;
       number /= kept_[i].size;
-      for (int f = 0; f < factors_; ++f) result[f] += value * kept_[i].in[f];
-      out += value * kept_[i].out;
+      move(at, i, at.index[i]);
     }
-    return result;
+    return at;
+  }
+
+  void move(Position& at, int i, int64_t steps) const {
+    for (int f = 0; f < factors_; ++f) at.in[f] += steps * kept_[i].in[f];
+    at.out += steps * kept_[i].out;
+  }
+
+  // Moves on by `steps` of the last index, which stay within its row or just reach its end.
+  void advance(Position& at, int64_t steps) const {
+    for (int i = static_cast<int>(kept_.size()) - 1; i >= 0; --i) {
+      move(at, i, steps);
+      at.index[i] += steps;
+      if (at.index[i] < kept_[i].size) return;
+      move(at, i, -kept_[i].size);
+      at.index[i] = 0;
+      steps = 1;
+    }
   }
 
   void side_by_side(int64_t begin, int64_t end, int64_t chunk, int64_t chunks) const {
-    const int64_t scratch_size = packs() ? chunk * brick_size() : 0;
+    const int64_t scratch_size = packs_ ? chunk * brick_size() : 0;
     const auto scratch = make_scratch<T>(scratch_size * factors_);
     const auto sums_scratch = make_scratch<T>(chunk);
+    const bool in_place =
+        lane_.out == 1 && has_type(problem_.out) && alpha_ == T(1) && beta_ == T(0);
+    Position at = position_of(begin / chunks);
     for (int64_t task = begin; task < end; ++task) {
-      int64_t out;
-      Strides offsets = offsets_of(task / chunks, out);
       const int64_t first = task % chunks * chunk;
       const int64_t lanes = std::min(chunk, lane_.size - first);
+      Strides offsets = at.in;
       for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
-      out += first * lane_.out;
-      const bool in_place =
-          lane_.out == 1 && has_type(problem_.out) && alpha_ == T(1) && beta_ == T(0);
+      const int64_t out = at.out + first * lane_.out;
       T* sums = in_place ? static_cast<T*>(problem_.out.data) + out : sums_scratch.get();
       bool accumulate = false;
-      for_each_brick([&](int64_t, const auto& brick_begin, const auto& extent) {
-        const Loop loop =
-            loop_over(offsets, brick_begin, extent, lanes, scratch.get(), scratch_size);
-        walk(
-            loop,
-            [&](const Pointers<T>& x, const Run& run) {
-              side_by_side_of(sums, lanes, x, run, accumulate);
-              accumulate = true;
-            },
-            0, loop.base);
-      });
+      for_each_run(offsets, lanes, scratch.get(), scratch_size,
+                   [&](const Pointers<T>& x, const Run& run) {
+                     side_by_side_of(sums, lanes, x, run, accumulate);
+                     accumulate = true;
+                   });
       if (!in_place) put(out, lane_.out, lanes, sums);
+      if (first + lanes == lane_.size) advance(at, 1);
     }
   }
 
-  void side_by_side_of(T* sums, int64_t lanes, const Pointers<T>& x, const Run& run,
-                       bool accumulate) const {
+  // A few terms at a time pass over all lanes, so that memory is read in long stretches.
+  void side_by_side_of(T* sums, int64_t lanes, Pointers<T> x, Run run, bool accumulate) const {
+    constexpr int64_t kTerms = 8;
+    for (int64_t left = run.count; left > kTerms && lanes > 8 * kWidth; left -= kTerms) {
+      run.count = kTerms;
+      some_side_by_side(sums, lanes, x, run, accumulate);
+      for (int f = 0; f < factors_; ++f) x[f] += kTerms * run.step[f];
+      accumulate = true;
+      run.count = left - kTerms;
+    }
+    some_side_by_side(sums, lanes, x, run, accumulate);
+  }
+
+  void some_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, const Run& run,
+                         bool accumulate) const {
     switch (vectors_) {
       case 0:
         return sum_side_by_side<T, 0>(sums, lanes, x, factors_, run, accumulate);
@@ -399,57 +359,74 @@ class MultiplyReduce {
   }
 
   void add_up(int64_t begin, int64_t end) const {
-    using Vec = at::vec::Vectorized<T>;
-    const int64_t chunk = std::min<int64_t>(lane_.size, kLanes);
-    const int64_t scratch_size = packs() ? chunk * brick_size() : 0;
+    const int64_t chunk = packs_ ? std::min<int64_t>(lane_.size, kLanes) : lane_.size;
+    const int64_t scratch_size = packs_ ? chunk * brick_size() : 0;
     const auto scratch = make_scratch<T>(scratch_size * factors_);
-    for (int64_t task = begin; task < end; ++task) {
-      int64_t out;
-      const Strides row = offsets_of(task, out);
-      Vec sum(T(0));
-      T rest(0);
-      const int64_t step = packs() ? chunk : lane_.size;
-      for (int64_t first = 0; first < lane_.size; first += step) {
-        const int64_t lanes = std::min(step, lane_.size - first);
-        Strides offsets = row;
-        for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
-        for_each_brick([&](int64_t, const auto& brick_begin, const auto& extent) {
-          const Loop loop =
-              loop_over(offsets, brick_begin, extent, lanes, scratch.get(), scratch_size);
-          walk(
-              loop,
-              [&](Pointers<T> x, const Run& run) {
-                for (int64_t i = 0; i < run.count; ++i) {
-                  add_up_of(sum, rest, lanes, x);
-                  for (int f = 0; f < factors_; ++f) x[f] += run.step[f];
-                }
-              },
-              0, loop.base);
-        });
+    Position at = position_of(begin);
+    for (int64_t task = begin; task < end;) {
+      const int64_t left =
+          kept_.empty() ? 1 : std::min(end - task, kept_.back().size - at.index[kept_.size() - 1]);
+      // Rows of less than a page are one stream as they follow each other.
+      const bool is_long = lane_.size * static_cast<int64_t>(sizeof(T)) >= 4096;
+      const bool together = left >= kRows && is_long && !packs_ && vectors_ > 0;
+      if (together) {
+        add_up_rows<kRows>(at, chunk, scratch.get(), scratch_size);
+      } else {
+        add_up_rows<1>(at, chunk, scratch.get(), scratch_size);
       }
-      T lanes[kWidth];
-      sum.store(lanes);
-      for (int half = kWidth / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
-      }
-      const T total = lanes[0] + rest;
-      put(out, 1, 1, &total);
+      advance(at, together ? kRows : 1);
+      task += together ? kRows : 1;
     }
   }
 
-  void add_up_of(at::vec::Vectorized<T>& sum, T& rest, int64_t lanes, const Pointers<T>& x) const {
-    T scalar(1);
-    for (int f = vectors_; f < factors_; ++f) scalar = scalar * *x[f];
+  // `rows` results, neighbours in the last index.
+  template <int rows>
+  void add_up_rows(const Position& at, int64_t chunk, T* scratch, int64_t scratch_size) const {
+    using Vec = at::vec::Vectorized<T>;
+    const Strides row_step = kept_.empty() ? Strides{} : kept_.back().in;
+    Vec sum[rows];
+    T rest[rows];
+    for (int r = 0; r < rows; ++r) sum[r] = Vec(rest[r] = T(0));
+    for (int64_t first = 0; first < lane_.size; first += chunk) {
+      const int64_t lanes = std::min(chunk, lane_.size - first);
+      Strides offsets = at.in;
+      for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
+      for_each_run(offsets, lanes, scratch, scratch_size, [&](Pointers<T> x, const Run& run) {
+        for (int64_t i = 0; i < run.count; ++i) {
+          add_up_of<rows>(sum, rest, lanes, x, row_step);
+          for (int f = 0; f < factors_; ++f) x[f] += run.step[f];
+        }
+      });
+    }
+    for (int r = 0; r < rows; ++r) {
+      T lanes[kWidth];
+      sum[r].store(lanes);
+      for (int half = kWidth / 2; half > 0; half /= 2) {
+        for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
+      }
+      const T total = lanes[0] + rest[r];
+      put(at.out + (rows > 1 ? r * kept_.back().out : 0), 1, 1, &total);
+    }
+  }
+
+  template <int rows>
+  void add_up_of(at::vec::Vectorized<T>* sum, T* rest, int64_t lanes, const Pointers<T>& x,
+                 const Strides& row_step) const {
+    T scalar[rows];
+    for (int r = 0; r < rows; ++r) {
+      scalar[r] = T(1);
+      for (int f = vectors_; f < factors_; ++f) scalar[r] = scalar[r] * x[f][r * row_step[f]];
+    }
     switch (vectors_) {
       case 0:
-        rest = rest + scalar * static_cast<T>(lanes);
+        rest[0] = rest[0] + scalar[0] * static_cast<T>(lanes);
         return;
       case 1:
-        return sum_along<T, 1>(sum, rest, lanes, x, scalar);
+        return sum_along<T, 1, rows>(sum, rest, lanes, x, row_step, scalar);
       case 2:
-        return sum_along<T, 2>(sum, rest, lanes, x, scalar);
+        return sum_along<T, 2, rows>(sum, rest, lanes, x, row_step, scalar);
       default:
-        return sum_along<T, 3>(sum, rest, lanes, x, scalar);
+        return sum_along<T, 3, rows>(sum, rest, lanes, x, row_step, scalar);
     }
   }
 
@@ -473,6 +450,8 @@ class MultiplyReduce {
   c10::SmallVector<ProductDim, 8> kept_, summed_;
   c10::SmallVector<int64_t, 8> bricks_;
   std::array<bool, kMaxFactors> packed_{};
+  bool packs_ = false;
+  Loop whole_;
   T alpha_{}, beta_{};
 };
 
