@@ -12,6 +12,7 @@
 #include <set>
 
 #include "einsum_cost.h"
+#include "einsum_lowering.h"
 
 namespace pyext {
 namespace {
@@ -360,7 +361,6 @@ class Planner {
       if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
     }
     add_step(inputs, -1, labels, out_strides_, request_.dtype, lowering);
-    if (lowering == Lowering::kContract) prefer_matmul(plan_.steps.back(), inputs, labels);
   }
 
   void add_step(const std::vector<int>& inputs, int result, const Labels& labels,
@@ -396,78 +396,16 @@ class Planner {
                                         [&](int input) { return slots_[input].has(label); });
       if (missing && size(label) > 1) problem.dims.push_back({size(label), out.at(label)});
     }
-    problem.symmetric = lowering == Lowering::kContract && is_symmetric(problem, inputs);
     merge_dims(problem.dims);
-    plan_.steps.push_back(std::move(step));
-  }
-
-  // The same tensor twice, and M and N lie alike in it: the result is symmetric in them.
-  bool is_symmetric(const SumOfProducts& problem, const std::vector<int>& inputs) const {
-    const int operands = static_cast<int>(request_.operands.size());
-    if (!request_.same_operand || operands != 2 || inputs[0] >= operands || inputs[1] >= operands ||
-        c10::isComplexType(request_.arithmetic)) {
-      return false;
-    }
-    std::set<std::pair<int64_t, int64_t>> m, n;
-    for (const auto& dim : problem.dims) {
-      if (dim.out != 0 && dim.in[0] != 0 && dim.in[1] == 0) {
-        if (!m.insert({dim.in[0], dim.size}).second) return false;
-      } else if (dim.out != 0 && dim.in[1] != 0 && dim.in[0] == 0) {
-        if (!n.insert({dim.in[1], dim.size}).second) return false;
-      } else if (dim.in[0] != dim.in[1]) {
-        return false;
+    if (lowering == Lowering::kContract) {
+      const bool of_operands = request_.operands.size() == 2 && inputs[0] < 2 && inputs[1] < 2;
+      problem.symmetric = request_.same_operand && of_operands && is_symmetric(problem);
+      if (result < 0 && matmul_is_faster(problem)) {
+        step.lowering = Lowering::kMatmul;
+        step.matmul = matmul_views(problem);
       }
     }
-    double rows = 1;
-    for (const auto& [stride, size] : m) rows *= static_cast<double>(size);
-    return m == n && rows >= 128;
-  }
-
-  // 16-bit types multiply faster in torch's own matrix product, which accumulates in float32 too.
-  void prefer_matmul(Step& step, const std::vector<int>& inputs, const Labels& labels) {
-    const auto is_half = [](at::ScalarType dtype) {
-      return dtype == at::kBFloat16 || dtype == at::kHalf;
-    };
-    const at::ScalarType dtype = request_.dtype;
-    if (!is_half(dtype) || request_.arithmetic != at::kFloat || step.problem.symmetric) return;
-    for (const int input : inputs) {
-      if (slots_[input].dtype != dtype) return;
-    }
-    MatmulViews views{};
-    views.batch = views.m = views.n = views.k = 1;
-    const auto add = [&](TensorLayout& view, Label label, const std::map<Label, int64_t>& strides) {
-      const auto found = strides.find(label);
-      view.sizes.push_back(size(label));
-      view.strides.push_back(found == strides.end() ? 0 : found->second);
-    };
-    const auto &a = slots_[inputs[0]], &b = slots_[inputs[1]];
-    Labels groups[4];
-    for (const Label label : labels) {
-      const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
-      groups[in_a == in_b ? 0 : in_a ? 1 : 2].push_back(label);
-    }
-    for (const Label label : a.labels) {
-      if (!out_strides_.count(label)) groups[3].push_back(label);
-    }
-    for (const Label label : groups[3]) {
-      if (!varies(inputs[0], label) || !varies(inputs[1], label)) return;
-    }
-    for (const int group : {0, 1, 3}) {
-      for (const Label label : groups[group]) add(views.a, label, a.strides);
-    }
-    for (const int group : {0, 3, 2}) {
-      for (const Label label : groups[group]) add(views.b, label, b.strides);
-    }
-    for (const int group : {0, 1, 2}) {
-      for (const Label label : groups[group]) add(views.out, label, out_strides_);
-    }
-    int64_t* const sizes[4] = {&views.batch, &views.m, &views.n, &views.k};
-    for (int group = 0; group < 4; ++group) {
-      for (const Label label : groups[group]) *sizes[group] *= size(label);
-    }
-    if (std::min({views.m, views.n, views.k}) < 32) return;
-    step.matmul = views;
-    step.lowering = Lowering::kMatmul;
+    plan_.steps.push_back(std::move(step));
   }
 
   // Intermediates live until they are used; the result lives to the end.
@@ -498,17 +436,6 @@ class Planner {
   Plan plan_;
 };
 
-const char* name_of(Lowering lowering) {
-  switch (lowering) {
-    case Lowering::kMultiplyReduce:
-      return "multiply-reduce";
-    case Lowering::kContract:
-      return "tiles";
-    default:
-      return "matmul";
-  }
-}
-
 }  // namespace
 
 Plan make_plan(const PlanRequest& request) { return Planner(request).plan(); }
@@ -533,27 +460,6 @@ at::ScalarType arithmetic_dtype(at::ScalarType dtype) {
     default:
       TORCH_CHECK_NOT_IMPLEMENTED(false, "einsum(): not implemented for ", dtype);
   }
-}
-
-std::string Plan::text() const {
-  char line[256];
-  std::string result = quoted(equation) + "\n";
-  std::snprintf(line, sizeof line, "%.4g flop, %.4g bytes moved, %.4g bytes allocated at most\n",
-                flops, bytes, static_cast<double>(peak_bytes));
-  result += line;
-  std::snprintf(line, sizeof line, "%-28s %-16s %9s %9s %10s %10s\n", "step", "lowering", "Mflop",
-                "MB", "floor us", "predicted");
-  result += line;
-  for (const auto& step : steps) {
-    const double element = static_cast<double>(c10::elementSize(arithmetic));
-    std::snprintf(line, sizeof line, "%-28s %-16s %9.3f %9.3f %10.2f %10.2f\n", step.text.c_str(),
-                  step.problem.symmetric ? "tiles, triangle" : name_of(step.lowering),
-                  step.flops / 1e6, step.bytes / 1e6,
-                  1e6 * floor_seconds(step.flops, step.bytes, element), 1e6 * step.seconds);
-    result += line;
-  }
-  if (steps.empty()) result += "nothing to add up: the result is zero or empty\n";
-  return result;
 }
 
 }  // namespace pyext

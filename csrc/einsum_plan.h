@@ -9,14 +9,9 @@
 
 #include "contraction.h"
 #include "einsum_language.h"
+#include "einsum_lowering.h"
 
 namespace pyext {
-
-// What a plan must know of a tensor.
-struct TensorLayout {
-  c10::SmallVector<int64_t, 6> sizes, strides;
-  at::ScalarType dtype;
-};
 
 struct PlanRequest {
   std::string equation;
@@ -34,12 +29,6 @@ enum class Lowering {
   kMultiplyReduce,  // one fused pass
   kContract,        // tiles
   kMatmul,          // torch's matrix product, for 16-bit types
-};
-
-// A matrix product for at::bmm: sizes and strides of batch, M and K of one factor, and so on.
-struct MatmulViews {
-  TensorLayout a, b, out;
-  int64_t batch, m, n, k;
 };
 
 struct Step {

@@ -50,8 +50,7 @@ class MultiplyReduce {
   }
 
   void run() const {
-    int64_t outer = 1;
-    for (const auto& dim : kept_) outer *= dim.size;
+    const int64_t outer = outer_size();
     if (lane_.out == 0) {
       const int64_t work = std::max<int64_t>(1, lane_.size * sums_size());
       const int64_t grain = std::max<int64_t>(1, kGrain / work);
@@ -76,6 +75,12 @@ class MultiplyReduce {
   };
 
   static constexpr int64_t kGrain = 16384, kWidth = at::vec::Vectorized<T>::size();
+
+  int64_t outer_size() const {
+    int64_t product = 1;
+    for (const auto& dim : kept_) product *= dim.size;
+    return product;
+  }
 
   int64_t sums_size() const {
     int64_t product = 1;
@@ -312,9 +317,13 @@ class MultiplyReduce {
     const auto sums_scratch = make_scratch<T>(chunk);
     const bool in_place =
         lane_.out == 1 && has_type(problem_.out) && alpha_ == T(1) && beta_ == T(0);
-    Position at = position_of(begin / chunks);
+    // Results that are not contiguous along the lane lie between those of other indices: these come
+    // next, while their cache lines are at hand.
+    const bool lanes_last = lane_.out == 1;
+    const int64_t outer = outer_size();
+    Position at = position_of(lanes_last ? begin / chunks : begin % outer);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t first = task % chunks * chunk;
+      const int64_t first = (lanes_last ? task % chunks : task / outer) * chunk;
       const int64_t lanes = std::min(chunk, lane_.size - first);
       Strides offsets = at.in;
       for (int f = 0; f < factors_; ++f) offsets[f] += first * lane_.in[f];
@@ -327,7 +336,7 @@ class MultiplyReduce {
                      accumulate = true;
                    });
       if (!in_place) put(out, lane_.out, lanes, sums);
-      if (first + lanes == lane_.size) advance(at, 1);
+      if (!lanes_last || first + lanes == lane_.size) advance(at, 1);
     }
   }
 

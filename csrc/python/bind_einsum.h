@@ -1,4 +1,4 @@
-// What Python asks of the einsum engine beside the op: the letters of an equation, and plans.
+// What Python asks of the einsum engine: calls, the letters of an equation, and plans.
 #pragma once
 
 #include <torch/extension.h>

@@ -98,6 +98,15 @@ def einsum(
         view = _view(equation, operands[0].dim())
         if view is not None:
             return _viewed(operands[0], *view)
+    if (
+        pairs is None
+        and alpha == 1
+        and accumulate_dtype is None
+        and layout == "contiguous"
+        and not torch.compiler.is_dynamo_compiling()
+        and not torch.overrides.has_torch_function(operands)
+    ):
+        return _C.einsum(equation, operands)
     return torch.ops.pyext.einsum.default(
         equation,
         operands,

@@ -1,0 +1,28 @@
+// Which kernel a contraction of two factors may take beside the tiles.
+#pragma once
+
+#include "contraction.h"
+
+namespace pyext {
+
+// What a plan must know of a tensor.
+struct TensorLayout {
+  c10::SmallVector<int64_t, 6> sizes, strides;
+  at::ScalarType dtype;
+};
+
+// A matrix product for at::bmm: how to see one factor as batch x M x K, the other as batch x K x N.
+struct MatmulViews {
+  TensorLayout a, b, out;
+  int64_t batch = 1, m = 1, n = 1, k = 1;
+};
+
+// Whether the product of a tensor with itself is symmetric, and large enough to gain by it: M and N
+// lie alike in the tensor, and everything else does too.
+bool is_symmetric(const SumOfProducts& problem);
+
+// Whether torch's own matrix product is faster: for 16-bit types it is, with sums in float32 too.
+bool matmul_is_faster(const SumOfProducts& problem);
+MatmulViews matmul_views(const SumOfProducts& problem);
+
+}  // namespace pyext
