@@ -137,7 +137,7 @@ Call prepare(const std::string& equation, at::TensorList operands, const EinsumO
                     quoted(equation));
   TORCH_CHECK_VALUE(options.layout == "contiguous" || options.layout == "any",
                     "einsum(): expected layout to be 'contiguous' or 'any', got '", options.layout,
-                    "'");
+                    "'\n  ", quoted(equation));
   for (size_t i = 1; i < operands.size(); ++i) {
     TORCH_CHECK(operands[i].device() == operands[0].device(),
                 "einsum(): expected all operands on one device, got ", operands[0].device(),
@@ -173,15 +173,18 @@ void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor&
   }
 }
 
-void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha, c10::Scalar beta) {
+void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
+         const c10::Scalar& beta) {
   const Plan& plan = *call.plan;
-  if (plan.clears) {
-    if (beta.equal(0)) {
-      result.zero_();
-    } else {
-      result.mul_(beta);
-      beta = 1;
-    }
+  if (result.numel() == 0) return;
+  if (plan.clears && beta.equal(0)) {
+    result.zero_();
+  } else if (plan.clears) {
+    // The steps scale what they write, and want it as it was.
+    const at::Tensor written = result.as_strided(plan.written.sizes, plan.written.strides);
+    const at::Tensor kept = plan.steps.empty() ? at::Tensor() : written.clone();
+    result.mul_(beta);
+    if (kept.defined()) written.copy_(kept);
   }
   std::vector<at::Tensor> slots = call.operands;
   for (const auto& step : plan.steps) {
@@ -210,6 +213,50 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha, c
     for (const int input : step.inputs) slots[input].reset();
     if (!last) slots.push_back(std::move(to));
   }
+}
+
+// The bytes that a tensor lies on: from the first of its storage to one behind the last.
+std::pair<int64_t, int64_t> span_of(const at::Tensor& x) {
+  int64_t last = 0;
+  for (int64_t d = 0; d < x.dim(); ++d) last += (x.size(d) - 1) * x.stride(d);
+  const int64_t begin = x.storage_offset() * x.element_size();
+  return {begin, begin + (last + 1) * x.element_size()};
+}
+
+// Those bytes, marked, as far as they lie in a span.
+at::Tensor marked_bytes(const at::Tensor& x, std::pair<int64_t, int64_t> span) {
+  c10::SmallVector<int64_t, 6> sizes(x.sizes().begin(), x.sizes().end()), strides;
+  for (const int64_t stride : x.strides()) strides.push_back(stride * x.element_size());
+  sizes.push_back(x.element_size());
+  strides.push_back(1);
+  at::Tensor bytes = at::zeros({span.second - span.first}, at::kBool);
+  bytes.as_strided(sizes, strides, span_of(x).first - span.first).fill_(true);
+  return bytes;
+}
+
+// Where strides alone do not tell, every byte is looked at, if there are not too many.
+constexpr int64_t kMarkedBytes = int64_t{1} << 28;
+
+// Whether elements of a tensor share memory.
+bool overlaps_itself(const at::Tensor& out) {
+  const auto overlap = at::has_internal_overlap(out);
+  if (overlap != at::MemOverlap::TooHard) return overlap == at::MemOverlap::Yes;
+  const auto span = span_of(out);
+  if (span.second - span.first > kMarkedBytes) return false;
+  return marked_bytes(out, span).sum().item<int64_t>() < static_cast<int64_t>(out.nbytes());
+}
+
+// Whether two tensors share memory.
+bool overlaps(const at::Tensor& out, const at::Tensor& x) {
+  const auto overlap = at::get_overlap_status(out, x);
+  if (overlap != at::MemOverlapStatus::TooHard) return overlap != at::MemOverlapStatus::No;
+  const auto a = span_of(out), b = span_of(x);
+  const auto both = std::pair{std::min(a.first, b.first), std::max(a.second, b.second)};
+  if (!out.is_alias_of(x) || a.second <= b.first || b.second <= a.first ||
+      both.second - both.first > kMarkedBytes) {
+    return false;
+  }
+  return marked_bytes(out, both).logical_and(marked_bytes(x, both)).any().item<bool>();
 }
 
 // bool is summed as integers, and complex numbers are scaled by complex ones: no other dtype may
@@ -259,12 +306,11 @@ at::Tensor& einsum_out_entry(c10::string_view equation, at::TensorList operands,
               out.scalar_type(), "\n  ", quoted(text));
   TORCH_CHECK(out.device() == operands[0].device(), "einsum(): expected out on ",
               operands[0].device(), ", got ", out.device(), "\n  ", quoted(text));
-  TORCH_CHECK(at::has_internal_overlap(out) != at::MemOverlap::Yes,
+  TORCH_CHECK(!overlaps_itself(out),
               "einsum(): out has elements that share memory; clone it first\n  ", quoted(text));
   for (size_t i = 0; i < operands.size(); ++i) {
-    const auto overlap = at::get_overlap_status(out, operands[i]);
-    TORCH_CHECK(overlap == at::MemOverlapStatus::No || overlap == at::MemOverlapStatus::TooHard,
-                "einsum(): out overlaps operand ", i, " in memory\n  ", quoted(text));
+    TORCH_CHECK(!overlaps(out, operands[i]), "einsum(): out overlaps operand ", i, " in memory\n  ",
+                quoted(text));
   }
   check_scale("alpha", alpha, dtype, text);
   check_scale("beta", beta, dtype, text);

@@ -112,6 +112,10 @@ class Planner {
     for (size_t d = 0; d < labels.size(); ++d) {
       if (size(labels[d]) > 1) out_strides_[labels[d]] += result.strides[d];
     }
+    for (const auto& [label, stride] : out_strides_) {
+      plan_.written.sizes.push_back(size(label));
+      plan_.written.strides.push_back(stride);
+    }
     plan_.clears = output_.size() != labels.size() || is_empty();
   }
 
@@ -400,6 +404,7 @@ class Planner {
     if (lowering == Lowering::kContract) {
       const bool of_operands = request_.operands.size() == 2 && inputs[0] < 2 && inputs[1] < 2;
       problem.symmetric = request_.same_operand && of_operands && is_symmetric(problem);
+      if (problem.symmetric) step.flops /= 2;
       if (result < 0 && matmul_is_faster(problem)) {
         step.lowering = Lowering::kMatmul;
         step.matmul = matmul_views(problem);

@@ -47,6 +47,7 @@ struct Plan {
   std::vector<Step> steps;
   // The result, in the order of the output's labels.
   TensorLayout result;
+  TensorLayout written;  // the elements of it that the steps write: all, or a diagonal
   at::ScalarType arithmetic;
   bool clears = false;  // the result is only its diagonal, or a sum of nothing
   double flops = 0, bytes = 0;

@@ -4,6 +4,7 @@
 #include "einsum.h"
 
 #include <ATen/ATen.h>
+#include <ATen/LegacyBatchedTensorImpl.h>
 #include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
@@ -17,9 +18,9 @@ namespace pyext {
 namespace {
 
 // The labels of an equation for operands of these ranks; sizes may be symbols.
-Expression labels_of(const std::string& equation, at::TensorList operands) {
+Expression labels_of(const std::string& equation, const std::vector<int64_t>& ranks) {
   std::vector<std::vector<int64_t>> ones;
-  for (const auto& operand : operands) ones.emplace_back(operand.dim(), 1);
+  for (const int64_t rank : ranks) ones.emplace_back(rank, 1);
   return parse_equation(equation, {ones.begin(), ones.end()});
 }
 
@@ -82,47 +83,66 @@ std::vector<int64_t> gradient_path(at::IntArrayRef path, int64_t operands, int64
 struct EinsumBackward : OpNode {
   EinsumBackward() : OpNode("EinsumBackward") {}
 
+  // What is known of an operand; its values only if another operand's gradient needs them.
+  struct Operand {
+    std::vector<c10::SymInt> sizes;
+    at::ScalarType dtype;
+    SavedVariable values;
+    bool is_saved = false;
+  };
+
   variable_list gradients(variable_list&& grads) override {
     variable_list result(operands.size());
     if (!grads[0].defined()) return result;
     std::vector<at::Tensor> values;
-    for (const auto& operand : operands) values.push_back(unpack(operand));
-    const Expression expression = labels_of(equation, values);
+    std::vector<int64_t> ranks;
+    for (const auto& operand : operands) {
+      values.push_back(operand.is_saved ? unpack(operand.values) : at::Tensor());
+      ranks.push_back(static_cast<int64_t>(operand.sizes.size()));
+    }
+    const Expression expression = labels_of(equation, ranks);
     for (size_t i = 0; i < values.size(); ++i) {
       if (task_should_compute_output(i)) result[i] = gradient(i, grads[0], values, expression);
     }
     return result;
   }
 
+  // Whether the result or an operand other than `target` has this label in its full size.
+  bool is_given(Label label, size_t target, const Expression& expression) const {
+    const auto& output = expression.output;
+    if (std::find(output.begin(), output.end(), label) != output.end()) return true;
+    for (size_t i = 0; i < operands.size(); ++i) {
+      const Labels& labels = expression.inputs[i];
+      for (size_t d = 0; i != target && d < labels.size(); ++d) {
+        if (labels[d] == label && operands[i].sizes[d] != 1) return true;
+      }
+    }
+    return false;
+  }
+
   at::Tensor gradient(size_t target, const at::Tensor& grad, const std::vector<at::Tensor>& values,
                       const Expression& expression) const {
-    const auto has = [](const Labels& labels, Label label) {
-      return std::find(labels.begin(), labels.end(), label) != labels.end();
-    };
     Labels given = expression.output, wanted;
     at::Tensor cotangent = grad;
-    const at::Tensor& operand = values[target];
     const Labels& labels = expression.inputs[target];
-    const auto sizes = operand.sym_sizes();
-    const auto known = [&](Label label) {
-      for (size_t i = 0; i < values.size(); ++i) {
-        if (i != target && has(expression.inputs[i], label)) return true;
-      }
-      return has(given, label);
-    };
+    const auto& sizes = operands[target].sizes;
     std::vector<int64_t> absent;  // dimensions that the contraction does not give
     for (size_t d = 0; d < labels.size(); ++d) {
-      const bool repeated = std::count(labels.begin(), labels.end(), labels[d]) > 1;
-      if (!known(labels[d]) && repeated) {  // the trace: its gradient is a diagonal of equal values
-        given.push_back(labels[d]);
+      const Label label = labels[d];
+      const bool repeated = std::count(labels.begin(), labels.end(), label) > 1;
+      bool known = is_given(label, target, expression) ||
+                   std::find(given.begin(), given.end(), label) != given.end();
+      if (!known && repeated) {  // a trace: its gradient is a diagonal of equal values
+        given.push_back(label);
         auto expanded = cotangent.sym_sizes().vec();
         expanded.push_back(sizes[d]);
         cotangent = cotangent.unsqueeze(-1).expand_symint(expanded);
+        known = true;
       }
-      if (!known(labels[d]) || sizes[d] == 1) {  // broadcast: there or here
+      if (!known || sizes[d] == 1) {  // broadcast: there or here
         absent.push_back(static_cast<int64_t>(d));
       } else {
-        wanted.push_back(labels[d]);
+        wanted.push_back(label);
       }
     }
     std::string text;
@@ -142,16 +162,17 @@ struct EinsumBackward : OpNode {
     at::Tensor result = einsum(text, factors, options);
     for (const int64_t d : absent) result = result.unsqueeze(d);
     result = result.expand_symint(sizes);
-    if (!operand.is_complex() && result.is_complex()) result = at::real(result);
-    return result.to(operand.scalar_type());
+    const at::ScalarType dtype = operands[target].dtype;
+    if (!c10::isComplexType(dtype) && result.is_complex()) result = at::real(result);
+    return result.to(dtype);
   }
 
   void release_variables() override {
-    for (auto& operand : operands) operand.reset_data();
+    for (auto& operand : operands) operand.values.reset_data();
   }
 
   std::string equation;
-  std::vector<SavedVariable> operands;
+  std::vector<Operand> operands;
   c10::Scalar alpha;
   std::optional<at::ScalarType> accumulate_dtype;
   std::vector<int64_t> path;
@@ -182,8 +203,16 @@ at::Tensor functional(c10::string_view equation, at::TensorList operands, const 
     node->alpha = alpha;
     node->accumulate_dtype = accumulate_dtype;
     if (path) node->path.assign(path->begin(), path->end());
-    for (const auto& operand : operands) {
-      node->operands.emplace_back(operand, /*is_output=*/false);
+    for (size_t i = 0; i < operands.size(); ++i) {
+      node->operands.emplace_back();
+      node->operands[i].sizes = operands[i].sym_sizes().vec();
+      node->operands[i].dtype = operands[i].scalar_type();
+      for (size_t other = 0; other < operands.size(); ++other) {
+        if (other != i && operands[other].requires_grad()) node->operands[i].is_saved = true;
+      }
+      if (node->operands[i].is_saved) {
+        node->operands[i].values = SavedVariable(operands[i], /*is_output=*/false);
+      }
     }
   }
   at::Tensor tangent;
@@ -237,6 +266,49 @@ at::Tensor& out_functionalized(c10::string_view equation, at::TensorList operand
   });
 }
 
+// Under the older vmap, of torch.autograd.grad(is_grads_batched=True): every level of it is a
+// label.
+at::Tensor with_batches(c10::string_view equation, at::TensorList operands,
+                        const c10::Scalar& alpha, c10::string_view layout,
+                        std::optional<at::ScalarType> accumulate_dtype,
+                        at::OptionalIntArrayRef path) {
+  constexpr Label kLevels = 0xf000;  // letters for private use
+  std::vector<int64_t> ranks, levels;
+  for (const auto& operand : operands) ranks.push_back(operand.dim());
+  const Expression expression = labels_of(std::string(equation), ranks);
+  std::string text;
+  std::vector<at::Tensor> values;
+  for (size_t i = 0; i < operands.size(); ++i) {
+    Labels labels = expression.inputs[i];
+    if (const auto* batched = at::maybeGetBatchedImpl(operands[i])) {
+      values.push_back(batched->value());
+      std::vector<at::BatchDim> dims(batched->bdims().begin(), batched->bdims().end());
+      std::sort(dims.begin(), dims.end(),
+                [](const auto& x, const auto& y) { return x.dim() < y.dim(); });
+      for (const auto& dim : dims) {
+        labels.insert(labels.begin() + dim.dim(), static_cast<Label>(kLevels + dim.level()));
+        levels.push_back(dim.level());
+      }
+    } else {
+      values.push_back(operands[i]);
+    }
+    text += (i > 0 ? "," : "");
+    text += letters_text(labels);
+  }
+  std::sort(levels.begin(), levels.end());
+  levels.erase(std::unique(levels.begin(), levels.end()), levels.end());
+  Labels output;
+  at::BatchDims dims;
+  for (const int64_t level : levels) {
+    dims.emplace_back(level, static_cast<int64_t>(output.size()));
+    output.push_back(static_cast<Label>(kLevels + level));
+  }
+  output.insert(output.end(), expression.output.begin(), expression.output.end());
+  text += "->" + letters_text(output);
+  return at::makeBatched(einsum(text, values, options_of(alpha, layout, accumulate_dtype, path)),
+                         dims);
+}
+
 // As torch's matrix products: operands of a wider type are cast to the type of autocast.
 template <c10::DeviceType device, c10::DispatchKey key>
 at::Tensor with_autocast(c10::string_view equation, at::TensorList operands,
@@ -257,6 +329,8 @@ TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
 TORCH_LIBRARY_IMPL(pyext, ADInplaceOrView, m) { m.impl("einsum.out", out_bumping_version); }
 
 TORCH_LIBRARY_IMPL(pyext, Functionalize, m) { m.impl("einsum.out", out_functionalized); }
+
+TORCH_LIBRARY_IMPL(pyext, Batched, m) { m.impl("einsum", with_batches); }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
   m.impl("einsum", with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);

@@ -81,6 +81,8 @@ def einsum(
         equation, operands = _from_sublists(equation, *operands)
     elif len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = operands[0]
+    if not operands:
+        raise ValueError(f"einsum(): must provide at least one operand\n  {equation}")
     pairs = _flat(path, equation, operands)
     if out is not None:
         return torch.ops.pyext.einsum.out(
@@ -95,9 +97,9 @@ def einsum(
     if beta != 0:
         raise ValueError(f"einsum(): beta={beta} scales out, which was not given\n  {equation}")
     if len(operands) == 1 and alpha == 1 and layout == "contiguous":
-        view = _view(equation, operands[0].dim())
+        view = _viewed(equation, operands[0])
         if view is not None:
-            return _viewed(operands[0], *view)
+            return view
     if (
         pairs is None
         and alpha == 1
@@ -209,10 +211,10 @@ def _letters(labels: Sequence[Any]) -> str:
     for label in labels:
         if label is ...:
             text += "..."
-        elif label < 0:
-            raise ValueError(f"einsum(): expected subscripts to be at least 0, got {label}")
+        elif isinstance(label, int) and label >= 0:
+            text += opt_einsum.get_symbol(label)
         else:
-            text += opt_einsum.get_symbol(int(label))
+            raise ValueError(f"einsum(): expected numbers from 0 on as subscripts, got {label!r}")
     return text
 
 
@@ -222,14 +224,14 @@ def _letters(labels: Sequence[Any]) -> str:
 def _flat(path: Path | None, equation: str, operands: Sequence[Tensor]) -> list[int] | None:
     """The path as the op takes it; None where there is nothing to choose."""
     if path is not None:
-        return _pairs(path, len(operands))
+        return _pairs(path, equation, len(operands))
     # A compiled program may meet other sizes: there the op chooses when it runs.
     if len(operands) < 3 or torch.compiler.is_compiling():
         return None
     return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
 
 
-def _pairs(path: Path, count: int) -> list[int]:
+def _pairs(path: Path, equation: str, count: int) -> list[int]:
     """A path of groups of any size, as searches return them, as one of pairs."""
     theirs, ours = list(range(count)), list(range(count))
     pairs, following = [], count
@@ -241,7 +243,9 @@ def _pairs(path: Path, count: int) -> list[int]:
             or len(set(group)) < len(group)
             or not 0 <= min(group) <= max(group) < len(theirs)
         ):
-            raise ValueError(f"einsum(): the path {path} does not fit {count} operands")
+            raise ValueError(
+                f"einsum(): the path {path} does not fit {count} operands\n  {equation}"
+            )
         first, *others = [theirs[position] for position in group]
         theirs = [node for node in theirs if node not in (first, *others)]
         for other in others:
@@ -264,19 +268,26 @@ def _cheapest_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> list[i
     if len(inputs) <= 12:  # exact; an element moved costs as much as 16 multiplied
         search = opt_einsum.paths.DynamicProgramming(minimize="combo-16")
     path = search([frozenset(x) for x in inputs], frozenset(output), sizes, None)
-    return _pairs(path, len(inputs))
+    return _pairs(path, equation, len(inputs))
 
 
 # ---- views ----
 
 
+View = tuple[list[tuple[int, int]], list[int]]
+
+
 @torch.compiler.assume_constant_result
-@functools.lru_cache(maxsize=4096)
-def _view(equation: str, rank: int) -> tuple[list[tuple[int, int]], list[int]] | None:
+def _view(equation: str, rank: int) -> View | None:
     """The diagonals and the permutation that an expression of one operand is, if it is only that.
 
-    ``torch.diagonal`` puts its result last; the permutation counts on that.
+    ``torch.diagonal`` puts its result last; diagonals and permutation count on that.
     """
+    return _cached_view(equation, rank)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_view(equation: str, rank: int) -> View | None:
     (letters,), output = _C.einsum_letters(equation, [rank])
     if set(letters) != set(output) or len(set(output)) != len(output):
         return None
@@ -290,8 +301,15 @@ def _view(equation: str, rank: int) -> tuple[list[tuple[int, int]], list[int]] |
     return diagonals, [letters.index(label) for label in output]
 
 
-def _viewed(x: Tensor, diagonals: list[tuple[int, int]], permutation: list[int]) -> Tensor:
+def _viewed(equation: str, x: Tensor) -> Tensor | None:
+    """The view that an expression of one operand is; None if it sums, or does not fit."""
+    view = _view(equation, x.dim())
+    if view is None:
+        return None
+    diagonals, permutation = view
     for first, second in diagonals:
+        if x.shape[first] != x.shape[second]:
+            return None
         x = x.diagonal(0, first, second)
     return x.permute(permutation)
 
@@ -306,6 +324,7 @@ def _result_like(
     inputs, output = _C.einsum_letters(equation, [x.dim() for x in operands])
     sizes: dict[str, Any] = {}
     for labels, x in zip(inputs, operands, strict=True):
+        _check_device(equation, x, operands[0].device)
         for label, size in zip(labels, x.shape, strict=True):
             if label not in sizes or sizes[label] == 1:
                 sizes[label] = size
@@ -333,6 +352,15 @@ def _(
     dtype = _result_dtype(equation, operands)
     result = operands[0].new_empty([sizes[d] for d in order], dtype=dtype)
     return result.permute([order.index(d) for d in range(len(order))])
+
+
+def _check_device(equation: str, x: Tensor, device: torch.device) -> None:
+    torch._check(
+        x.device == device,
+        lambda: (
+            f"einsum(): expected tensors on one device, got {device} and {x.device}\n  {equation}"
+        ),
+    )
 
 
 def _result_dtype(equation: str, operands: Sequence[Tensor]) -> torch.dtype:
@@ -363,6 +391,7 @@ def _(
     out: Tensor,
 ) -> Tensor:
     sizes, _ = _result_like(equation, operands, "contiguous")
+    _check_device(equation, out, operands[0].device)
     torch._check(
         list(out.shape) == sizes,
         lambda: f"einsum(): expected out of shape {sizes}, got {list(out.shape)}\n  {equation}",
