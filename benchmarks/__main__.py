@@ -83,6 +83,8 @@ def run(
 
             done.cases.append(runner.run_case(case, device, limits, seconds, on_round, compile_))
             progress.advance(total)
+    if not quick:
+        done.groups.extend(results.judge_groups(cases, done.cases))
     terminal.show(done, out)
     whole = not (quick or op or not compile_)
     if file is None and whole:

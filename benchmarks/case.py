@@ -7,6 +7,7 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 import benchmarks
@@ -19,6 +20,7 @@ OURS = "pyext"
 OURS_COMPILED = "pyext, compiled"
 
 FLOOR = "floor"
+GEMM_RATE = "mm's rate"
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,21 @@ class Candidate:
 class Target:
     """What pyext has promised: to be `at_least` times as fast as `versus`.
 
-    With `versus` the floor, `at_least` is a share of the speed that the floor allows.
+    With `versus` the floor or the rate of matrix products, `at_least` is a share of what they
+    allow. With `within`, pyext may take that many seconds more than `versus` instead.
     """
 
     versus: str
-    at_least: float
+    at_least: float = 1.0
+    within: float | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of which a promise speaks together: targets for the geometric mean of all."""
+
+    name: str
+    targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,12 @@ class Case:
         candidates: the first is torch's own op, with which the others must agree.
         moved_bytes: the fewest bytes that go to and from memory.
         flops: the fewest operations of matrix products, for ops that have them.
+        overlap: whether the floor lets the operations hide behind the bytes, so that it is the
+            larger of their times; else it is the sum.
+        gemm_dtype: of the matrix products whose rate bounds the operations.
         targets: what pyext has promised.
+        group: the cases with which it is judged as one.
+        time_share: of the usual time for the rounds, where an op has many cases.
         quick: whether it belongs to `--quick`.
         headline: whether README shows it.
         tolerance: by which results may differ, relative to the largest.
@@ -75,7 +92,11 @@ class Case:
     candidates: Sequence[Candidate]
     moved_bytes: float
     flops: float = 0.0
+    overlap: bool = True
+    gemm_dtype: torch.dtype = torch.float32
     targets: Sequence[Target] = ()
+    group: Group | None = None
+    time_share: float = 1.0
     quick: bool = False
     headline: bool = False
     tolerance: float = 1e-4

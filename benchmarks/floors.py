@@ -1,6 +1,7 @@
 """What this machine can do at best: streaming bandwidth and the rate of matrix products.
 
-Both are measured in the run whose results they bound, the bandwidth again beside every large case.
+Both are measured in the run whose results they bound, and again beside every case that is large
+enough to be held against them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ from benchmarks.timing import Function, interleaved
 
 MIB = 1 << 20
 
+STREAMS = 32 * MIB  # a case that moves more is held against the bandwidth beside it,
+MULTIPLIES = 1e9  # and one of more operations against the rate of matrix products
+
 
 @dataclass(frozen=True)
 class Floors:
@@ -21,9 +25,13 @@ class Floors:
     bandwidth: float
     gemm_rate: float
 
-    def seconds(self, moved_bytes: float, flops: float) -> float:
-        """The shortest time in which work of this size can be done."""
-        return max(moved_bytes / self.bandwidth, flops / self.gemm_rate)
+    def seconds(self, moved_bytes: float, flops: float, overlap: bool = True) -> float:
+        """The shortest time in which work of this size can be done.
+
+        With `overlap`, the operations go on while memory streams.
+        """
+        times = moved_bytes / self.bandwidth, flops / self.gemm_rate
+        return max(times) if overlap else sum(times)
 
 
 def bandwidth_probe(device: str) -> tuple[Function, float]:
@@ -39,10 +47,10 @@ def bandwidth_probe(device: str) -> tuple[Function, float]:
     return lambda: target.copy_(source), 2 * 1024 * MIB
 
 
-def gemm_probe(device: str) -> tuple[Function, float]:
-    """A float32 matrix product of 2048 x 2048 x 2048 (8192 on a GPU), and its operations."""
+def gemm_probe(device: str, dtype: torch.dtype = torch.float32) -> tuple[Function, float]:
+    """A matrix product of 2048 x 2048 x 2048 (8192 on a GPU), and its operations."""
     size = 2048 if device == "cpu" else 8192
-    a, b, out = (torch.randn(size, size, device=device) for _ in range(3))
+    a, b, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
     return lambda: torch.mm(a, b, out=out), 2.0 * size**3
 
 

@@ -14,25 +14,24 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from benchmarks.case import BEST, COMPILED, EAGER, OURS
 from benchmarks.results import CaseResult, Run
-from benchmarks.runner import STREAMS
 from benchmarks.terminal import TIMES
 
 COLORS = {EAGER: "#8d99ae", BEST: "#6a994e", COMPILED: "#e09f3e", OURS: "#1b6ca8"}
 RIVALS = (EAGER, BEST, COMPILED)
+STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+}
 
 
 def draw(run: Run, file: Path) -> None:
     """Draws the headline cases of a run into a PNG file."""
     cases = [case for case in run.cases if case.headline]
-    style: Any = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "axes.titlelocation": "left",
-        "axes.titleweight": "bold",
-    }
-    with plt.rc_context(style):
+    with plt.rc_context(STYLE):
         figure, (bars, floor) = plt.subplots(
             1,
             2,
@@ -72,15 +71,15 @@ def _speedups(axes: Axes, cases: list[CaseResult]) -> None:
     axes.grid(axis="x", color="0.92")
     axes.set_yticks(range(len(cases)), [f"{case.op}  {case.name}" for case in cases])
     axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
+    axes.set_ylim(len(cases) - 0.4, -0.6)
     axes.set_title("times as fast as torch")
     _legend_below(axes, columns=3)
 
 
 def _floor(axes: Axes, cases: list[CaseResult]) -> None:
     for row, case in enumerate(cases):
-        if case.moved_bytes < STREAMS:
-            axes.text(0.02, row, "too small to stream", va="center", fontsize=7, color="0.6")
+        if not case.has_floor:
+            axes.text(0.02, row, "too small for a floor", va="center", fontsize=7, color="0.6")
             continue
         axes.plot([0, 1], [row, row], color="0.92", linewidth=1, zorder=0)
         for name in (*RIVALS, OURS):
@@ -94,10 +93,11 @@ def _floor(axes: Axes, cases: list[CaseResult]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0%}"))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title("of the streaming bandwidth")
+    axes.set_title("of the floor")
     _legend_below(axes, columns=2)
 
 
 def _legend_below(axes: Axes, columns: int) -> None:
-    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.06)}
-    axes.legend(frameon=False, fontsize=8, ncols=columns, handletextpad=0.4, **below)
+    below = {"loc": "upper right", "bbox_to_anchor": (1.0, -0.03)}
+    close = {"handletextpad": 0.4, "columnspacing": 1.0}
+    axes.legend(frameon=False, fontsize=8, ncols=columns, **close, **below)

@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks import picture, results
+from benchmarks import distances, picture, results
 from benchmarks.case import BEST, COMPILED, EAGER, OURS
 from benchmarks.results import CaseResult, Run
-from benchmarks.runner import STREAMS
 from benchmarks.terminal import TIMES, duration, size
 
 ROOT = Path(__file__).parents[1]
@@ -33,10 +32,13 @@ def write(root: Path = ROOT) -> list[Path]:
     docs = root / "docs"
     docs.mkdir(exist_ok=True)
     written = [docs / "benchmarks.md"]
-    written[0].write_text(_all_results(runs))
+    written[0].write_text(_all_results(runs, list(newest.values())))
     for run in newest.values():
         written.append(docs / f"benchmarks-{run.device}.png")
         picture.draw(run, written[-1])
+        for op in distances.ops(run):
+            written.append(docs / distances.file_name(run, op))
+            distances.draw(run, op, written[-1])
     written.append(root / "README.md")
     sections = [_readme_section(newest[device]) for device in sorted(newest)]
     text = replace_section(written[-1].read_text(), "\n\n".join(sections))
@@ -65,9 +67,15 @@ def _readme_section(run: Run) -> str:
         [
             f"![Speed-up by case, and share of the floor](docs/benchmarks-{run.device}.png)",
             f"{_heading(run)} Memory is torch's and pyext's peak beyond the input; the floor is "
-            "the time in which the op's bytes can be streamed. Native best is what a user of torch "
-            "can do without us, such as `fused=True` for an optimizer.",
+            "the time in which the op's bytes can be streamed and its matrix products be done. "
+            "Native best is what a user of torch can do without us, such as `fused=True` for an "
+            "optimizer.",
             table,
+            *(
+                f"[How far each case of `{op}` is from the floor]"
+                f"(docs/{distances.file_name(run, op)})."
+                for op in distances.ops(run)
+            ),
             _promises(run),
         ]
     )
@@ -82,27 +90,33 @@ def _headline_row(case: CaseResult) -> list[str]:
         f"**{_times(case.speedup_over(EAGER))}**",
         _times(case.speedup_over(BEST)),
         _times(case.speedup_over(COMPILED)),
-        f"{share:.0%}" if share and case.moved_bytes >= STREAMS else "",
+        f"{share:.0%}" if share and case.has_floor else "",
         f"{size(torch.peak_bytes or 0)} / {size(ours.peak_bytes or 0)}" if torch and ours else "",
     ]
 
 
-def _all_results(runs: Sequence[Run]) -> str:
+def _all_results(runs: Sequence[Run], pictured: Sequence[Run]) -> str:
     parts = [
         "# Benchmarks",
         "Written by `python -m benchmarks report` from `benchmarks/results/`. Every candidate of a "
         "case ran in turns with the others, in one process; times are medians, ± is half the "
         "distance between the quartiles. The floor is the larger of bytes over the streaming "
-        "bandwidth and operations over the rate of a float32 matrix product, both measured in the "
-        "same run; it says nothing about a case that does not stream. Memory is the peak beyond "
-        "the inputs.",
+        "bandwidth and operations over the rate of a matrix product (float32, or a smaller float "
+        "that the operands have), both measured in the same run, or their sum for the contractions "
+        "of TCCG; it says nothing about a case that lasts no longer than a call. Memory is the "
+        "peak beyond the inputs.",
     ]
     for run in runs:
         parts += [f"## {run.machine.title}", _heading(run), _promises(run)]
         for op in dict.fromkeys(case.op for case in run.cases):
             header = ["", "by", "time", "±", "pyext is faster by", "of the floor", "memory"]
             rows = [row for case in run.cases if case.op == op for row in _full_rows(case)]
-            parts += [f"### {op}", _table(header, rows, left=2)]
+            parts.append(f"### {op}")
+            if run in pictured and op in distances.ops(run):
+                parts.append(
+                    f"![How far each case is from the floor]({distances.file_name(run, op)})"
+                )
+            parts.append(_table(header, rows, left=2))
     return "\n\n".join(parts) + "\n"
 
 
@@ -121,7 +135,7 @@ def _full_rows(case: CaseResult) -> Iterable[list[str]]:
             duration(one.seconds),
             f"{(high - low) / 2 / one.seconds:.0%}",
             "" if one.name == OURS or not one.speedup else _times(one.speedup[0]),
-            f"{share:.0%}" if share and case.moved_bytes >= STREAMS else "",
+            f"{share:.0%}" if share and case.has_floor else "",
             size(one.peak_bytes or 0),
         ]
 
@@ -137,13 +151,14 @@ def _heading(run: Run) -> str:
 
 
 def _promises(run: Run) -> str:
-    """How many targets are met, and every one that is not."""
-    judged = sum(len(case.verdicts) for case in run.cases)
+    """The means of groups, how many targets are met, and every one that is not."""
+    judged = len(run.judged)
     if not judged:
         return "There are no targets for this device."
-    text = f"Targets met on this machine: {judged - len(run.misses)} of {judged}."
+    text = "".join(f"{group}. " for group in run.groups)
+    text += f"Targets met on this machine: {judged - len(run.misses)} of {judged}."
     if run.misses:
-        missed = (f"{case.op} {case.name}: {verdict}" for case, verdict in run.misses)
+        missed = (f"{one.op} {one.name}: {verdict}" for one, verdict in run.misses)
         text += f" Missed: {'; '.join(missed)}."
     return text
 

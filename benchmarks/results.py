@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.case import EAGER, FLOOR, OURS, Target
+from benchmarks.case import EAGER, FLOOR, GEMM_RATE, OURS, Case, Target
+from benchmarks.floors import STREAMS
 from benchmarks.machine import Machine
 
 FOLDER = Path(__file__).parent / "results"
+LONG = 20e-6  # seconds, beside which the overhead of a call is small
 
 
 @dataclass(frozen=True)
@@ -43,25 +46,37 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """A target and whether it is met; `measured` is None when there was nothing to measure."""
+    """A target and whether it is met.
+
+    `measured` is a ratio or, where the target has `within`, a difference in seconds; None when
+    there was nothing to measure.
+    """
 
     versus: str
     at_least: float
     measured: float | None
+    within: float | None = None
 
     @property
     def met(self) -> bool:
         """Whether it is met; a target that could not be measured is not."""
-        return self.measured is not None and self.measured >= self.at_least
+        if self.measured is None:
+            return False
+        if self.within is not None:
+            return self.measured <= self.within
+        return self.measured >= self.at_least
 
     def __str__(self) -> str:
+        if self.within is not None:
+            got = "nothing" if self.measured is None else f"{self.measured * 1e6:.3g} µs"
+            return f"wanted at most {self.within * 1e6:g} µs more than {self.versus}, got {got}"
         got = "nothing" if self.measured is None else f"{self.measured:.3g}"
         return f"wanted {self.at_least:g} x {self.versus}, got {got}"
 
 
 @dataclass(frozen=True)
 class CaseResult:
-    """One case: its floor in seconds, the bandwidth beside it, all candidates, the verdicts."""
+    """One case: its floor in seconds, the rates beside it, all candidates, the verdicts."""
 
     op: str
     name: str
@@ -72,6 +87,13 @@ class CaseResult:
     bandwidth: float
     measurements: Sequence[Measurement]
     verdicts: Sequence[Verdict] = ()
+    gemm_rate: float = 0.0
+    group: str = ""
+
+    @property
+    def has_floor(self) -> bool:
+        """Whether the floor says anything: it streams, or multiplies for longer than a call."""
+        return self.moved_bytes >= STREAMS or (self.flops > 0 and self.floor >= LONG)
 
     def __getitem__(self, name: str) -> Measurement | None:
         """The measurement of a candidate, if it ran."""
@@ -88,16 +110,84 @@ class CaseResult:
         measured = self[name]
         return measured.speedup[0] if measured and measured.speedup else None
 
+    def ratio_to(self, versus: str) -> float | None:
+        """How near pyext is to what the machine allows, or how many times as fast as others."""
+        ours = self[OURS]
+        if versus == FLOOR:
+            return self.share_of_floor(OURS)
+        if versus == GEMM_RATE:
+            return self.flops / self.gemm_rate / ours.seconds if ours and ours.seconds else None
+        return self.speedup_over(versus)
+
+    def seconds_beyond(self, versus: str) -> float | None:
+        """How many seconds more than another pyext takes."""
+        other, ours = self[versus], self[OURS]
+        seconds = [one.seconds for one in (other, ours) if one and one.seconds]
+        return seconds[1] - seconds[0] if len(seconds) == 2 else None
+
     def judge(self, targets: Sequence[Target]) -> list[Verdict]:
         """The verdicts on the targets of the case."""
         return [
             Verdict(
                 one.versus,
                 one.at_least,
-                self.share_of_floor(OURS) if one.versus == FLOOR else self.speedup_over(one.versus),
+                self.ratio_to(one.versus)
+                if one.within is None
+                else self.seconds_beyond(one.versus),
+                one.within,
             )
             for one in targets
         ]
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """The cases of a group as one: the verdicts on their geometric means."""
+
+    op: str
+    name: str
+    count: int
+    verdicts: Sequence[Verdict] = ()
+
+    def __str__(self) -> str:
+        means = (f"{one.measured:.3g} x {one.versus}" for one in self.verdicts if one.measured)
+        return f"{self.op} {self.name}, geometric mean of {self.count}: {', '.join(means) or '-'}"
+
+
+def judge_groups(cases: Sequence[Case], found: Sequence[CaseResult]) -> list[GroupResult]:
+    """The verdicts on the groups of `cases`, all of which must have been measured.
+
+    Args:
+        cases: what was measured.
+        found: the result of each case.
+    """
+    members: dict[tuple[str, str], list[CaseResult]] = {}
+    targets: dict[tuple[str, str], Sequence[Target]] = {}
+    for case, result in zip(cases, found, strict=True):
+        if case.group and case.group.targets:
+            members.setdefault((case.op, case.group.name), []).append(result)
+            targets[case.op, case.group.name] = case.group.targets
+    return [
+        GroupResult(
+            *key,
+            len(results),
+            [
+                Verdict(
+                    one.versus,
+                    one.at_least,
+                    geometric_mean([result.ratio_to(one.versus) for result in results]),
+                )
+                for one in targets[key]
+            ],
+        )
+        for key, results in members.items()
+    ]
+
+
+def geometric_mean(ratios: Sequence[float | None]) -> float | None:
+    """None when one of them is missing."""
+    known = [ratio for ratio in ratios if ratio]
+    return statistics.geometric_mean(known) if known and len(known) == len(ratios) else None
 
 
 @dataclass(frozen=True)
@@ -114,11 +204,17 @@ class Run:
     bandwidth: float
     gemm_rate: float
     cases: list[CaseResult] = field(default_factory=list)
+    groups: list[GroupResult] = field(default_factory=list)
 
     @property
-    def misses(self) -> list[tuple[CaseResult, Verdict]]:
+    def judged(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:
+        """All verdicts, and on what."""
+        return [(one, verdict) for one in (*self.cases, *self.groups) for verdict in one.verdicts]
+
+    @property
+    def misses(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:
         """Targets that are not met."""
-        return [(case, one) for case in self.cases for one in case.verdicts if not one.met]
+        return [(one, verdict) for one, verdict in self.judged if not verdict.met]
 
     @property
     def failures(self) -> list[CaseResult]:
@@ -136,16 +232,12 @@ def load(file: Path) -> Run:
     """Reads what `save` wrote."""
     data: dict[str, Any] = json.loads(file.read_text())
     data["machine"] = Machine(**data["machine"])
-    data["cases"] = [
-        CaseResult(
-            **case
-            | {
-                "measurements": [Measurement(**one) for one in case["measurements"]],
-                "verdicts": [Verdict(**one) for one in case["verdicts"]],
-            }
-        )
-        for case in data["cases"]
-    ]
+    for one in (*data["cases"], *data.get("groups", ())):
+        one["verdicts"] = [Verdict(**verdict) for verdict in one["verdicts"]]
+    for case in data["cases"]:
+        case["measurements"] = [Measurement(**one) for one in case["measurements"]]
+    data["cases"] = [CaseResult(**case) for case in data["cases"]]
+    data["groups"] = [GroupResult(**group) for group in data.get("groups", ())]
     return Run(**data)
 
 

@@ -15,12 +15,11 @@ from torch import Tensor
 
 from benchmarks import floors, memory, timing
 from benchmarks.case import COMPILED, OURS, OURS_COMPILED, Candidate, Case
-from benchmarks.floors import Floors
+from benchmarks.floors import MULTIPLIES, STREAMS, Floors
 from benchmarks.results import CaseResult, Measurement
 from benchmarks.timing import Function, OnRound, no_report
 
-STREAMS = 32 << 20  # a case that moves more than this is held against the bandwidth beside it
-PROBE = "bandwidth probe"
+BANDWIDTH_PROBE, GEMM_PROBE = "bandwidth probe", "gemm probe"
 MAX_SETS = 64
 
 
@@ -48,12 +47,16 @@ def run_case(
     torch._functorch.config.enable_autograd_cache = False
     ready = _make_ready(case, device, compiled)
     functions = {name: one.function for name, one in ready.items() if one.function}
-    probed, probe_bytes = dict(functions), 0.0
+    probed, amounts = dict(functions), {}
     if functions and case.moved_bytes >= STREAMS:
-        probed[PROBE], probe_bytes = floors.bandwidth_probe(device)
-    timings = timing.interleaved(probed, device, seconds, on_round)
-    if probe_bytes:
-        machine = Floors(probe_bytes / timings[PROBE].median, machine.gemm_rate)
+        probed[BANDWIDTH_PROBE], amounts[BANDWIDTH_PROBE] = floors.bandwidth_probe(device)
+    if functions and case.flops >= MULTIPLIES:
+        probed[GEMM_PROBE], amounts[GEMM_PROBE] = floors.gemm_probe(device, case.gemm_dtype)
+    timings = timing.interleaved(probed, device, seconds * case.time_share, on_round)
+    rates = {name: amount / timings[name].median for name, amount in amounts.items()}
+    machine = Floors(
+        rates.get(BANDWIDTH_PROBE, machine.bandwidth), rates.get(GEMM_PROBE, machine.gemm_rate)
+    )
 
     ours = timings[OURS].divided_by(ready[OURS].runs_per_call) if OURS in timings else None
 
@@ -79,8 +82,10 @@ def run_case(
         headline=case.headline,
         moved_bytes=case.moved_bytes,
         flops=case.flops,
-        floor=machine.seconds(case.moved_bytes, case.flops),
+        floor=machine.seconds(case.moved_bytes, case.flops, case.overlap),
         bandwidth=machine.bandwidth,
+        gemm_rate=machine.gemm_rate,
+        group=case.group.name if case.group else "",
         measurements=[measurement(candidate) for candidate in case.candidates],
     )
     return replace(result, verdicts=result.judge(case.targets))

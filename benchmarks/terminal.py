@@ -31,11 +31,12 @@ def show(run: Run, console: Console) -> None:
     console.print(table)
     if run.quick:
         console.print("A quick look: few rounds, wide spread.", style="dim")
-    judged = sum(len(case.verdicts) for case in run.cases)
-    if judged:
+    for group in run.groups:
+        console.print(str(group), soft_wrap=True)
+    if judged := len(run.judged):
         console.print(f"targets met: {judged - len(run.misses)} of {judged}")
-    for case, verdict in run.misses:
-        console.print(Text.assemble(("missed: ", "red"), f"{case.op} {case.name}: {verdict}"))
+    for one, verdict in run.misses:
+        console.print(Text.assemble(("missed: ", "red"), f"{one.op} {one.name}: {verdict}"))
 
 
 def _row(case: CaseResult, one: Measurement) -> list[Text | str]:

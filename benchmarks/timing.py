@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 
 MIN_ROUNDS, MAX_ROUNDS = 7, 101
+SLOW_ROUND, SLOW_ROUNDS = 1.5, 3  # of rounds that take this many seconds, so many will do
 SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 5e-3}  # shorter calls are repeated for as long as this
 WARM_UP_SECONDS = 0.2
 
@@ -82,7 +83,8 @@ def interleaved(
     Args:
         functions: what to time; each is called until warm before the first round.
         device: "cpu", or "cuda" for times by CUDA events.
-        seconds: how long all rounds together should take; at least `MIN_ROUNDS` are run.
+        seconds: how long all rounds together should take; at least `MIN_ROUNDS` are run, or
+            `SLOW_ROUNDS` of slow ones.
         on_round: told the number of rounds done and their total.
     """
     clock = _cuda_clock if device == "cuda" else _cpu_clock
@@ -93,7 +95,8 @@ def interleaved(
             for name, seconds_per_call in warm.items()
         }
         one_round = sum(calls[name] * warm[name] for name in functions)
-        rounds = min(MAX_ROUNDS, max(MIN_ROUNDS, int(seconds / one_round)))
+        fewest = MIN_ROUNDS if one_round < SLOW_ROUND else SLOW_ROUNDS
+        rounds = min(MAX_ROUNDS, max(fewest, int(seconds / one_round)))
         samples: dict[str, list[float]] = {name: [] for name in functions}
         for index in range(rounds):
             # The order turns about, so that nobody always finds the caches of the same neighbour.

@@ -88,7 +88,7 @@ void add_layout(PlanKey& key, const at::Tensor& x) {
 }
 
 bool is_same(const at::Tensor& a, const at::Tensor& b) {
-  return a.data_ptr() == b.data_ptr() && a.data_ptr() != nullptr &&
+  return a.const_data_ptr() == b.const_data_ptr() && a.const_data_ptr() != nullptr &&
          a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
 }
 
@@ -165,7 +165,10 @@ void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor&
   const at::Tensor left = view(a, views.a).reshape({views.batch, views.m, views.k});
   const at::Tensor right = view(b, views.b).reshape({views.batch, views.k, views.n});
   const at::Tensor out = view(result, views.out);
-  if (out.is_contiguous()) {
+  if (out.is_contiguous() && views.batch == 1) {  // takes less memory than a batch of one
+    at::Tensor matrix = out.view({views.m, views.n});
+    at::mm_out(matrix, left[0], right[0]);
+  } else if (out.is_contiguous()) {
     at::Tensor matrix = out.view({views.batch, views.m, views.n});
     at::bmm_out(matrix, left, right);
   } else {
@@ -199,9 +202,10 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
     } else {
       SumOfProducts problem = step.problem;
       for (size_t f = 0; f < step.inputs.size(); ++f) {
-        problem.in[f].data = slots[step.inputs[f]].data_ptr();
+        // Only read: a lazy clone stays one.
+        problem.in[f].data = const_cast<void*>(slots[step.inputs[f]].const_data_ptr());
       }
-      problem.out.data = to.data_ptr();
+      problem.out.data = to.mutable_data_ptr();
       if (last) {
         problem.alpha = alpha;
         problem.beta = beta;

@@ -21,6 +21,7 @@ class Sample:
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     grad: tuple[int | str, ...] = (0,)  # the arguments in which to differentiate
+    rows: bool = True  # whether tensors whose first axis is as long as the first one's may grow
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Sample:
         """The sample with every tensor changed."""
@@ -37,12 +38,16 @@ class Sample:
 
     def recording(self) -> Sample:
         """The sample with leaves, of the same memory, that require a gradient."""
-        args = list(self.args)
-        kwargs = dict(self.kwargs)
-        for place in self.grad:
-            holder: Any = args if isinstance(place, int) else kwargs
-            holder[place] = holder[place].detach().requires_grad_()
-        return replace(self, args=tuple(args), kwargs=kwargs)
+        sample = self
+        for place, leaf in zip(self.grad, self.leaves(), strict=True):
+            sample = sample.replacing(place, leaf.detach().requires_grad_())
+        return sample
+
+    def replacing(self, place: int | str, value: Any) -> Sample:
+        """The sample with another argument at a place."""
+        if isinstance(place, str):
+            return replace(self, kwargs={**self.kwargs, place: value})
+        return replace(self, args=(*self.args[:place], value, *self.args[place + 1 :]))
 
     def leaves(self) -> list[Tensor]:
         """The arguments in which to differentiate."""
@@ -60,7 +65,7 @@ class BadCall:
     name: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    error: type[Exception]
+    error: type[Exception] | tuple[type[Exception], ...]
     message: str
 
 
@@ -114,7 +119,8 @@ class Entry:
         large_samples: large enough for several threads to take part.
         bad_calls: what must raise, and how.
         in_place: the public in-place function, if the op has one.
-        has_out: whether the public function takes `out=`.
+        has_out: whether the public function takes `out=`; with `in_place` too the op is pointwise,
+            and resizes and casts as torch's pointwise ops do.
         extra_bytes: the memory budget of forward and backward of a sample, beyond its arguments.
         saved_bytes: what may be kept from forward to backward of it, beyond arguments and results.
         has_derivative: whether the op has one; else `grad` of its samples is empty.

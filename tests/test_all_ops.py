@@ -11,7 +11,7 @@ import torch
 
 import pyext
 from tests.calls import calls_of
-from tests.measure import run
+from tests.measure import outputs_of, run
 from tests.registry import ENTRIES, GPUS, made
 
 # Ops that have no derivative, and why.
@@ -62,11 +62,13 @@ def ops_reached_by_samples() -> set[str]:
     for entry in ENTRIES:
         for sample in made(entry, "small_samples", "cpu", torch.float64):
             reached += calls_of(lambda e=entry, s=sample: run(e.function, s))
-            x, *rest = sample.copy().args
             if entry.in_place:
+                x, *rest = sample.copy().args
                 reached += calls_of(lambda e=entry, x=x, r=rest: e.in_place(x, *r))
             if entry.has_out:
-                reached += calls_of(lambda e=entry, x=x, r=rest: e.function(x, *r, out=x))
+                (result,) = outputs_of(entry.function(*sample.args, **sample.kwargs))
+                options = {**sample.kwargs, "out": torch.empty_like(result)}
+                reached += calls_of(lambda e=entry, s=sample, o=options: e.function(*s.args, **o))
     return {op.name() for op, *_ in reached}
 
 

@@ -6,8 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import case, check, floors, machine, memory, report, results, runner, timing
-from benchmarks.case import EAGER, FLOOR, OURS, Candidate, Case, Target
+from benchmarks import (
+    case,
+    check,
+    contraction,
+    distances,
+    floors,
+    machine,
+    memory,
+    report,
+    results,
+    runner,
+    timing,
+)
+from benchmarks.case import EAGER, FLOOR, GEMM_RATE, OURS, Candidate, Case, Group, Target
 
 pytestmark = pytest.mark.once
 
@@ -35,11 +47,11 @@ def a_run(*cases: results.CaseResult) -> results.Run:
     return results.Run(here, "cpu", "2026-01-01", "0", False, 1, 0.0, 1e10, 1e11, list(cases))
 
 
-def with_speedup(over_eager: float, spread: float = 0.0) -> results.CaseResult:
+def with_speedup(over_eager: float, spread: float = 0.0, **options) -> results.CaseResult:
     quartiles = (over_eager * (1 - spread), over_eager * (1 + spread))
     eager = results.Measurement(EAGER, seconds=1.0, speedup=(over_eager, *quartiles))
     ours = results.Measurement(OURS, seconds=1 / over_eager)
-    return results.CaseResult("op", "case", True, 1.0, 0.0, 0.1, 1e10, [eager, ours])
+    return results.CaseResult("op", "case", True, 1.0, 0.0, 0.1, 1e10, [eager, ours], **options)
 
 
 @pytest.mark.parametrize("op", case.ops())
@@ -52,7 +64,7 @@ def test_every_op_has_cases_with_torch_first_and_pyext_among_them(op, device):
 
 
 def test_candidates_take_turns(monkeypatch):
-    monkeypatch.setattr(timing, "_warm_up", lambda *_: 1.0)
+    monkeypatch.setattr(timing, "_warm_up", lambda *_: 0.5)
     calls = []
     functions = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
     timings = timing.interleaved(functions, seconds=1e-9)
@@ -89,6 +101,73 @@ def test_a_case_is_measured_and_judged():
     assert result[OURS].peak_bytes == pytest.approx(4000, rel=0.01)  # and a scalar
     assert result["rival"] is None
     assert a_run(result).misses == [(result, result.verdicts[1]), (result, result.verdicts[3])]
+
+
+def test_a_target_may_allow_some_seconds_more():
+    case_now = with_speedup(0.5)  # 1 s beside 2 s
+    verdicts = case_now.judge([Target(EAGER, within=1.1), Target(EAGER, within=0.9)])
+    assert [verdict.met for verdict in verdicts] == [True, False]
+    assert not case_now.judge([Target("rival", within=9.0)])[0].met
+
+
+def test_a_floor_is_the_larger_time_or_the_sum():
+    assert LIMITS.seconds(moved_bytes=1e10, flops=2e11) == 2.0
+    assert LIMITS.seconds(moved_bytes=1e10, flops=2e11, overlap=False) == 3.0
+
+
+def test_a_rate_is_held_against_that_of_matrix_products():
+    case_now = with_speedup(4.0, gemm_rate=1e11)  # 0.25 s
+    (verdict,) = replace(case_now, flops=1e10).judge([Target(GEMM_RATE, 0.3)])
+    assert verdict.measured == pytest.approx(0.4)
+
+
+def test_a_group_is_judged_by_its_geometric_mean(tmp_path: Path):
+    targets = (Target(EAGER, 3.9), Target(EAGER, 4.1), Target(FLOOR, 0.1))
+    cases = [addition([], group=Group("both", targets))] * 2
+    found = [with_speedup(2.0), with_speedup(8.0)]
+    (group,) = results.judge_groups(cases, found)
+    assert [verdict.met for verdict in group.verdicts] == [True, False, True]
+    assert results.judge_groups([addition([])], found[:1]) == []
+
+    whole = replace(a_run(*found), groups=[group])
+    assert whole.misses == [(group, group.verdicts[1])]
+    results.save(whole, tmp_path / "run.json")
+    assert results.load(tmp_path / "run.json").groups == [group]
+
+    failed = replace(found[1], measurements=())
+    (group,) = results.judge_groups(cases, [found[0], failed])
+    assert not any(verdict.met for verdict in group.verdicts)
+
+
+@pytest.mark.parametrize("file", ["tccg", "everyday"])
+def test_contractions_are_what_torch_takes(file):
+    for one in contraction.read(file):
+        native = one.called(torch.einsum)
+        with torch.device("meta"):
+            shapes = one.shapes[:1] if one.same else one.shapes
+            result = native(*(torch.empty(shape, dtype=one.dtype) for shape in shapes))
+        assert result.shape == one.result_shape
+
+
+def test_the_cost_of_a_contraction():
+    known = {one.equation: one for one in contraction.read("everyday")}
+    product, chain = known["ik,kj->ij"], known["ij,jk,kl->il"]
+    assert product.flops == 2 * 1024**3
+    assert product.operand_bytes == 2 * product.result_bytes == 2 * 4 * 1024**2
+    assert chain.flops == 2 * (32 * 512 * 32 + 512 * 32 * 32)  # the last two first
+    assert known["ij->ji"].operand_bytes == 0  # a view
+    assert known["ii->"].operand_bytes == 4 * 4096  # the diagonal
+    assert known["bdn,ben->bde"].flops == 16 * 256 * 256 * 784  # one triangle
+
+
+def test_the_picture_of_groups_is_drawn(tmp_path: Path):
+    long = with_speedup(3.0, group="long")
+    found = [replace(long, flops=1.0), long, replace(long, measurements=())]
+    run_now = a_run(*found, with_speedup(3.0))
+    assert distances.ops(run_now) == ["op"]
+    assert distances.ops(a_run(with_speedup(3.0))) == []
+    distances.draw(run_now, "op", tmp_path / "op.png")
+    assert (tmp_path / "op.png").stat().st_size > 0
 
 
 def test_a_wrong_candidate_is_not_timed():

@@ -12,6 +12,7 @@ import torch._functorch.config
 import torch._inductor.config
 
 from tests.calls import calls_of
+from tests.entry import Sample
 from tests.measure import assert_same_bits, outputs_of, run
 from tests.registry import ENTRIES, each_derived, each_small, made
 
@@ -38,21 +39,26 @@ def compiled(function, *, backend="aot_eager", dynamic=False):
 def test_opcheck(entry, sample):
     """Schema, fake kernel, autograd registration, and tracing with dynamic shapes."""
     for op, args, kwargs in calls_of(lambda: run(entry.function, sample)):
-        values = dict(zip([a.name for a in op._schema.arguments], args, strict=False)) | kwargs
         if op._schema.name == f"pyext::{entry.op}":
-            values["input" if "input" in values else "self"].requires_grad_()
+            Sample("", args, kwargs).tensors()[0].requires_grad_()
+        values = dict(zip([a.name for a in op._schema.arguments], args, strict=False)) | kwargs
         torch.library.opcheck(op, (), values)
 
 
-@pytest.mark.parametrize("variant", ["in_place", "out"])
-@each_small(devices=["cpu"], where=lambda entry: entry.in_place and entry.has_out)
-def test_opcheck_of_mutating_variants(entry, sample, variant):
-    x, *rest = sample.copy().args
-    if variant == "in_place":
-        calls = calls_of(lambda: entry.in_place(x.clone(), *rest, **sample.kwargs))
-    else:
-        calls = calls_of(lambda: entry.function(x, *rest, **sample.kwargs, out=x.clone()))
-    for op, args, kwargs in calls:
+@each_small(devices=["cpu"], where=lambda entry: entry.in_place)
+def test_opcheck_in_place(entry, sample):
+    sample = sample.copy()
+    for op, args, kwargs in calls_of(lambda: entry.in_place(*sample.args, **sample.kwargs)):
+        torch.library.opcheck(op, args, kwargs)
+
+
+@each_small(devices=["cpu"], where=lambda entry: entry.has_out)
+def test_opcheck_out(entry, sample):
+    (result,) = outputs_of(entry.function(*sample.args, **sample.kwargs))
+    out = torch.empty_like(result)
+    for op, args, kwargs in calls_of(
+        lambda: entry.function(*sample.args, **sample.kwargs, out=out)
+    ):
         torch.library.opcheck(op, args, kwargs)
 
 
@@ -77,7 +83,7 @@ def test_compile_in_place(entry, sample):
 
 def longer(sample, rows):
     """The sample with its first axis repeated, in the same order of memory: more rows."""
-    n = sample.args[0].shape[0]
+    n = sample.tensors()[0].shape[0]
 
     def change(x):
         if not x.dim() or x.shape[0] != n:
@@ -91,7 +97,7 @@ def longer(sample, rows):
 
 @each_derived(devices=["cpu"])
 def test_compile_once_for_dynamic_shapes(entry, sample):
-    if not sample.args[0].dim() or sample.name == "row":
+    if not sample.tensors()[0].dim() or not sample.rows:
         pytest.skip("the first axis is not one of rows")
     function = compiled(entry.function, dynamic=True)
     run(function, sample)
@@ -107,10 +113,12 @@ def test_compile_once_for_dynamic_shapes(entry, sample):
 )
 def test_compile_with_inductor(entry):
     sample = made(entry, "small_samples", "cpu", torch.float64)[0]
+    first = sample.grad[0]
 
     def block(*args, **kwargs):
         """The op between others, which inductor fuses and lays out as it likes."""
-        return entry.function(args[0] * 2 + 1, *args[1:], **kwargs) * 3
+        args = [x * 2 + 1 if i == first else x for i, x in enumerate(args)]
+        return entry.function(*args, **kwargs) * 3
 
     actual, expected = run(compiled(block, backend="inductor"), sample), run(block, sample)
     for x, y in zip(actual, expected, strict=True):
@@ -125,7 +133,7 @@ def test_export(entry, sample):
 
     tensors = [x for x in sample.args if isinstance(x, torch.Tensor)]
     rows = torch.export.Dim("rows", min=2)
-    dynamic = len(tensors) == len(sample.tensors()) and tensors[0].dim() > 1
+    dynamic = len(tensors) == len(sample.tensors()) and tensors[0].dim() > 1 and sample.rows
     n = tensors[0].shape[0] if dynamic else None
     shapes = tuple(
         {0: rows} if isinstance(x, torch.Tensor) and x.dim() and x.shape[0] == n else None

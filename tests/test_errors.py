@@ -22,11 +22,9 @@ def test_bad_calls_raise(entry, sample, mode):
 
 @each("bad_calls", dtypes=[torch.float32])
 def test_bad_calls_raise_while_recording(entry, sample):
-    args = [
-        x.detach().requires_grad_()
-        if i == 0 and isinstance(x, torch.Tensor) and x.is_floating_point()
-        else x
-        for i, x in enumerate(sample.args)
-    ]
+    args = list(sample.args)
+    at = [i for i, x in enumerate(args) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    if at:
+        args[at[0]] = args[at[0]].detach().requires_grad_()
     with pytest.raises(sample.error, match=sample.message):
         entry.function(*args, **sample.kwargs)

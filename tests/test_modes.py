@@ -5,6 +5,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from tests.measure import assert_same_bits, outputs_of, run
+from tests.memory import saved_tensors
 from tests.registry import GPUS, each, each_derived
 
 HALF = (torch.bfloat16, torch.float16)
@@ -56,6 +57,8 @@ def test_gradients_accumulate(entry, sample):
 @each_derived()
 def test_a_gradient_hook_may_write(entry, sample):
     _, expected = run(entry.function, sample, ones=True)
+    if any(0 in x.stride() for x in expected):
+        pytest.skip("a gradient is one value, expanded, as that of torch.sum")
     recording = sample.recording()
     for leaf in recording.leaves():
         leaf.register_hook(lambda gradient: gradient.mul_(4))
@@ -102,6 +105,8 @@ def test_arguments_changed_before_backward_are_noticed(entry, sample):
 @each_derived()
 def test_graph_is_freed_by_backward(entry, sample):
     sample = sample.recording()
+    if not saved_tensors(lambda: entry.function(*sample.args, **sample.kwargs)):
+        pytest.skip("backward needs nothing, so nothing is there to be freed")
     outputs = [
         x for x in outputs_of(entry.function(*sample.args, **sample.kwargs)) if x.requires_grad
     ]
@@ -121,18 +126,19 @@ def test_lazy_clones_stay_lazy(entry, sample):
 
 @each_derived()
 def test_negated_views_are_understood(entry, sample):
-    x = sample.args[0]
-    negated = torch._neg_view(-x)
+    negated = torch._neg_view(-sample.leaves()[0])
     assert negated.is_neg()
-    actual = outputs_of(entry.function(negated, *sample.args[1:], **sample.kwargs))
-    assert_same_bits(actual, outputs_of(entry.function(x, *sample.args[1:], **sample.kwargs)))
+    other = sample.replacing(sample.grad[0], negated)
+    actual = outputs_of(entry.function(*other.args, **other.kwargs))
+    assert_same_bits(actual, outputs_of(entry.function(*sample.args, **sample.kwargs)))
 
 
 @each("samples", dtypes=HALF, where=lambda entry: entry.has_derivative)
 def test_autocast_takes_half_types_as_they_come(entry, sample):
     """The ops compute half types in float32 themselves: nothing is cast, to nothing is lost."""
     expected = run(entry.function, sample)
-    with torch.autocast(sample.args[0].device.type, dtype=sample.args[0].dtype):
+    x = sample.leaves()[0]
+    with torch.autocast(x.device.type, dtype=x.dtype):
         actual = run(entry.function, sample)
     for x, y in zip(actual, expected, strict=True):
         assert_same_bits(x, y)

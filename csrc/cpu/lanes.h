@@ -50,9 +50,7 @@ void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors,
   for (; l + kUnrolled * kWidth <= lanes; l += kUnrolled * kWidth) {
     Vec sum[kUnrolled];
 #pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) {
-      sum[u] = accumulate ? Vec::loadu(sums + l + u * kWidth) : Vec(T(0));
-    }
+    for (int u = 0; u < kUnrolled; ++u) sum[u] = Vec(T(0));
     for (int64_t i = 0; i < run.count; ++i) {
       const Vec scalar(product_of<vectors>(x, factors, i, run.step));
 #pragma GCC unroll 4
@@ -69,19 +67,22 @@ void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors,
       }
     }
 #pragma GCC unroll 4
-    for (int u = 0; u < kUnrolled; ++u) sum[u].store(sums + l + u * kWidth);
+    for (int u = 0; u < kUnrolled; ++u) {
+      T* to = sums + l + u * kWidth;
+      (accumulate ? Vec::loadu(to) + sum[u] : sum[u]).store(to);
+    }
   }
   for (; l + kWidth <= lanes; l += kWidth) {
-    Vec sum = accumulate ? Vec::loadu(sums + l) : Vec(T(0));
+    Vec sum(T(0));
     for (int64_t i = 0; i < run.count; ++i) sum = sum + term(load_vector, i, l, Vec());
-    sum.store(sums + l);
+    (accumulate ? Vec::loadu(sums + l) + sum : sum).store(sums + l);
   }
   for (; l < lanes; ++l) {
-    T sum = accumulate ? sums[l] : T(0);
+    T sum(0);
     for (int64_t i = 0; i < run.count; ++i) {
       sum = sum + term([](const T* from) { return *from; }, i, l, T());
     }
-    sums[l] = sum;
+    sums[l] = accumulate ? sums[l] + sum : sum;
   }
 }
 
@@ -96,11 +97,13 @@ template <typename T, int vectors, int rows>
 void sum_along(at::vec::Vectorized<T>* sum, T* rest, int64_t lanes, const Pointers<T>& x,
                const Strides& row_step, const T* scalar) {
   using Vec = at::vec::Vectorized<T>;
-  constexpr int64_t kWidth = Vec::size(), kBlock = 1024 * kWidth;
-  const auto product = [&](auto load, int r, int64_t l) {
+  constexpr int64_t kWidth = Vec::size(), kBlock = 64 * kWidth;
+  const auto added = [&](auto load, int r, int64_t l, const auto& to) {
     auto value = load(x[0] + r * row_step[0] + l);
-    for (int f = 1; f < vectors; ++f) value = value * load(x[f] + r * row_step[f] + l);
-    return value;
+    if constexpr (vectors == 1) return to + value;
+    for (int f = 1; f + 1 < vectors; ++f) value = value * load(x[f] + r * row_step[f] + l);
+    constexpr int last = vectors - 1;
+    return multiply_add(value, load(x[last] + r * row_step[last] + l), to);
   };
   const auto load_vector = [](const T* from) { return Vec::loadu(from); };
   const int64_t whole = lanes / kWidth * kWidth;
@@ -112,14 +115,14 @@ void sum_along(at::vec::Vectorized<T>* sum, T* rest, int64_t lanes, const Pointe
     for (int r = 0; r < rows; ++r) part[r] = Vec(T(0));
     for (int64_t l = begin; l < end; l += kWidth) {
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) part[r] = part[r] + product(load_vector, r, l);
+      for (int r = 0; r < rows; ++r) part[r] = added(load_vector, r, l, part[r]);
     }
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) sum[r] = multiply_add(Vec(scalar[r]), part[r], sum[r]);
   }
   for (int64_t l = whole; l < lanes; ++l) {
     for (int r = 0; r < rows; ++r) {
-      rest[r] = rest[r] + scalar[r] * product([](const T* from) { return *from; }, r, l);
+      rest[r] = rest[r] + scalar[r] * added([](const T* from) { return *from; }, r, l, T(0));
     }
   }
 }

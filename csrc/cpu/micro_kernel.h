@@ -3,6 +3,7 @@
 
 #include <ATen/cpu/vec/vec.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "math.h"
@@ -20,39 +21,47 @@ constexpr int kMicroRows = 2, kMicroVectors = 1;
 #endif
 
 // c[r][j] = sum over k of a[r][k] * b[k][j], added to c when `accumulate`. Columns are whole
-// vectors; rows of b and c are contiguous, a lies anyhow.
+// vectors; rows of b and c are contiguous, a lies anyhow. Sums are formed of chains of kChain
+// terms, which lose fewer digits than one long chain.
 template <typename T, int rows, int vectors>
 void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
                   int64_t b_row, T* c, int64_t c_row, bool accumulate) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kWidth = Vec::size();
-  Vec sum[rows][vectors];
-#pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec(T(0));
-  }
-  for (int64_t k = 0; k < depth; ++k) {
-    Vec row[vectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) row[v] = Vec::loadu(b + v * kWidth);
+  constexpr int64_t kLongest = 32;
+  const int64_t longest = std::min((depth + 1) / 2, kLongest);
+  do {
+    const int64_t chain = std::min(depth, longest);
+    Vec sum[rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
-      const Vec factor(a[r * a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sum[r][v] = multiply_add(factor, row[v], sum[r][v]);
+      for (int v = 0; v < vectors; ++v) sum[r][v] = Vec(T(0));
     }
-    a += a_col;
-    b += b_row;
-  }
+    for (int64_t k = 0; k < chain; ++k) {
+      Vec row[vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) row[v] = Vec::loadu(b + v * kWidth);
 #pragma GCC unroll 16
-  for (int r = 0; r < rows; ++r) {
+      for (int r = 0; r < rows; ++r) {
+        const Vec factor(a[r * a_row]);
 #pragma GCC unroll 4
-    for (int v = 0; v < vectors; ++v) {
-      T* to = c + r * c_row + v * kWidth;
-      (accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
+        for (int v = 0; v < vectors; ++v) sum[r][v] = multiply_add(factor, row[v], sum[r][v]);
+      }
+      a += a_col;
+      b += b_row;
     }
-  }
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < vectors; ++v) {
+        T* to = c + r * c_row + v * kWidth;
+        (accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
+      }
+    }
+    accumulate = true;
+    depth -= chain;
+  } while (depth > 0);
 }
 
 // The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.

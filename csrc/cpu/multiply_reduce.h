@@ -340,17 +340,16 @@ class MultiplyReduce {
     }
   }
 
-  // A few terms at a time pass over all lanes, so that memory is read in long stretches.
+  // A few terms at a time pass over all lanes: memory is read in long stretches, and sums are
+  // formed of short chains, which lose fewer digits than one long chain.
   void side_by_side_of(T* sums, int64_t lanes, Pointers<T> x, Run run, bool accumulate) const {
-    constexpr int64_t kTerms = 8;
-    for (int64_t left = run.count; left > kTerms && lanes > 8 * kWidth; left -= kTerms) {
-      run.count = kTerms;
+    const int64_t terms = lanes > 8 * kWidth ? 8 : 16;
+    for (int64_t left = run.count; left > 0; left -= terms) {
+      run.count = std::min(left, terms);
       some_side_by_side(sums, lanes, x, run, accumulate);
-      for (int f = 0; f < factors_; ++f) x[f] += kTerms * run.step[f];
+      for (int f = 0; f < factors_; ++f) x[f] += terms * run.step[f];
       accumulate = true;
-      run.count = left - kTerms;
     }
-    some_side_by_side(sums, lanes, x, run, accumulate);
   }
 
   void some_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, const Run& run,

@@ -22,6 +22,7 @@ class Ops:
     name: str
     cross_entropy: Callable[..., Tensor]
     signed_sqrt: Callable[[Tensor], Tensor]
+    einsum: Callable[..., Tensor]
     optimizer: Callable[..., torch.optim.Optimizer]
 
 
@@ -30,6 +31,18 @@ def _signed_sqrt(x: Tensor) -> Tensor:
 
 
 # Torch's at its best: without flags its optimizer loops over the parameters.
-TORCH = Ops("torch", F.cross_entropy, _signed_sqrt, partial(torch.optim.AdamW, fused=True))
-PYEXT = Ops("pyext", pyext.cross_entropy, lambda x: pyext.signed_sqrt(x, EPS), pyext.optim.AdamW)
+TORCH = Ops(
+    "torch",
+    F.cross_entropy,
+    _signed_sqrt,
+    torch.einsum,
+    partial(torch.optim.AdamW, fused=True),
+)
+PYEXT = Ops(
+    "pyext",
+    pyext.cross_entropy,
+    lambda x: pyext.signed_sqrt(x, EPS),
+    pyext.einsum,
+    pyext.optim.AdamW,
+)
 BUNDLES = (TORCH, PYEXT)

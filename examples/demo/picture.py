@@ -74,7 +74,7 @@ def _times(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.2)
+    axes.set_xlim(0, 1.3)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.set_title("time of a step, and of single ops forward + backward (torch = full length)")

@@ -23,7 +23,7 @@ class Call:
 
     Attributes:
         name: the op and its sizes.
-        inputs: the first is a leaf that requires a gradient.
+        inputs: those of real numbers require gradients.
         run: calls the op of a bundle.
     """
 
@@ -128,12 +128,13 @@ def _time(call: Call, bundles: tuple[Ops, ...]) -> list[float]:
     """Seconds of a forward and a backward pass of one op, for each bundle."""
 
     def step(ops: Ops) -> Callable[[], None]:
-        leaf = call.inputs[0].detach().requires_grad_()
-        cotangent = torch.ones_like(call.run(ops, leaf, *call.inputs[1:]))
+        inputs = [x.detach().requires_grad_(x.is_floating_point()) for x in call.inputs]
+        cotangent = torch.ones_like(call.run(ops, *inputs))
 
         def forward_backward() -> None:
-            leaf.grad = None
-            call.run(ops, leaf, *call.inputs[1:]).backward(cotangent)
+            for leaf in inputs:
+                leaf.grad = None
+            call.run(ops, *inputs).backward(cotangent)
 
         return forward_backward
 

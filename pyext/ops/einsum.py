@@ -131,6 +131,14 @@ class EinsumPlan:
         flops: additions and multiplications.
         bytes: bytes that the steps read and write.
         peak_bytes: bytes of memory allocated at one time, the result included.
+
+    Example:
+        >>> import pyext
+        >>> print(pyext.einsum_plan("ij,ij->i", (1000, 100), (1000, 100)))
+        ij,ij->i
+        2e+05 flop, 8.04e+05 bytes moved, at most 4000 bytes allocated
+        step                         kernel                Mflop         MB floor (us) expected (us)
+        ij,ij->i                     multiply-reduce       0.200      0.804      16.08         16.08
     """
 
     def __init__(
@@ -156,7 +164,7 @@ class EinsumPlan:
         return einsum(self.equation, *operands, out=out, path=pairs, **self._options)
 
     def __str__(self) -> str:
-        return str(self._plan)
+        return str(self._plan).rstrip()
 
 
 def einsum_plan(
@@ -176,6 +184,9 @@ def einsum_plan(
         accumulate_dtype: as for :func:`einsum`.
         layout: as for :func:`einsum`.
         path: as for :func:`einsum`.
+
+    Returns:
+        The plan, to be printed, or called with operands of these shapes.
 
     Raises:
         RuntimeError: the equation does not fit the operands.

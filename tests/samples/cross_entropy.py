@@ -173,7 +173,8 @@ def small_samples(make: Maker) -> Iterator[Sample]:
     yield from _options(make, make.normal(4, 5), make.indices(5, 4))
     yield Sample("K-dim", (make.normal(4, 3, 2), make.indices(3, 4, 2)), {"label_smoothing": 0.1})
     yield Sample("transposed", (make.normal(5, 4).T, make.indices(5, 4)), {"reduction": "none"})
-    yield Sample("row", (make.normal(5), make.indices(5)), {"label_smoothing": 0.1})
+    options = {"label_smoothing": 0.1}
+    yield Sample("row", (make.normal(5), make.indices(5)), options, rows=False)
 
 
 def large_samples(make: Maker) -> Iterator[Sample]:
