@@ -110,15 +110,22 @@ void sum_along(at::vec::Vectorized<T>* sum, T* rest, int64_t lanes, const Pointe
   // In blocks, so that long sums keep their digits.
   for (int64_t begin = 0; begin < whole; begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, whole);
-    Vec part[rows];
+    Vec even[rows], odd[rows];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) part[r] = Vec(T(0));
-    for (int64_t l = begin; l < end; l += kWidth) {
+    for (int r = 0; r < rows; ++r) even[r] = odd[r] = Vec(T(0));
+    int64_t l = begin;
+    for (; l + 2 * kWidth <= end; l += 2 * kWidth) {
 #pragma GCC unroll 8
-      for (int r = 0; r < rows; ++r) part[r] = added(load_vector, r, l, part[r]);
+      for (int r = 0; r < rows; ++r) {
+        even[r] = added(load_vector, r, l, even[r]);
+        odd[r] = added(load_vector, r, l + kWidth, odd[r]);
+      }
+    }
+    for (; l < end; l += kWidth) {
+      for (int r = 0; r < rows; ++r) even[r] = added(load_vector, r, l, even[r]);
     }
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; ++r) sum[r] = multiply_add(Vec(scalar[r]), part[r], sum[r]);
+    for (int r = 0; r < rows; ++r) sum[r] = multiply_add(Vec(scalar[r]), even[r] + odd[r], sum[r]);
   }
   for (int64_t l = whole; l < lanes; ++l) {
     for (int r = 0; r < rows; ++r) {

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "contraction.h"
@@ -407,14 +408,19 @@ class MultiplyReduce {
       });
     }
     for (int r = 0; r < rows; ++r) {
-      T lanes[kWidth];
-      sum[r].store(lanes);
-      for (int half = kWidth / 2; half > 0; half /= 2) {
-        for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
-      }
-      const T total = lanes[0] + rest[r];
+      const T total = total_of(sum[r], rest[r]);
       put(at.out + (rows > 1 ? r * kept_.back().out : 0), 1, 1, &total);
     }
+  }
+
+  // The sum of the lanes and of what did not fill a vector, rounded once.
+  static T total_of(const at::vec::Vectorized<T>& sum, T rest) {
+    using wide_t = std::conditional_t<std::is_same_v<T, float>, double, T>;
+    T lanes[kWidth];
+    sum.store(lanes);
+    wide_t total(rest);
+    for (int i = 0; i < kWidth; ++i) total = total + static_cast<wide_t>(lanes[i]);
+    return static_cast<T>(total);
   }
 
   template <int rows>

@@ -77,17 +77,20 @@ def einsum(
         >>> pyext.einsum("ij,ij->i", x, x)
         tensor([ 5., 50.])
     """
+    tensors: Sequence[Tensor]
     if not isinstance(equation, str):
-        equation, operands = _from_sublists(equation, *operands)
+        equation, tensors = _from_sublists(equation, *operands)
     elif len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        operands = operands[0]
-    if not operands:
+        tensors = operands[0]
+    else:
+        tensors = operands
+    if not tensors:
         raise ValueError(f"einsum(): must provide at least one operand\n  {equation}")
-    pairs = _flat(path, equation, operands)
+    pairs = _flat(path, equation, tensors)
     if out is not None:
         return torch.ops.pyext.einsum.out(
             equation,
-            operands,
+            tensors,
             alpha=alpha,
             beta=beta,
             accumulate_dtype=accumulate_dtype,
@@ -96,8 +99,8 @@ def einsum(
         )
     if beta != 0:
         raise ValueError(f"einsum(): beta={beta} scales out, which was not given\n  {equation}")
-    if len(operands) == 1 and alpha == 1 and layout == "contiguous":
-        view = _viewed(equation, operands[0])
+    if len(tensors) == 1 and alpha == 1 and layout == "contiguous":
+        view = _viewed(equation, tensors[0])
         if view is not None:
             return view
     if (
@@ -106,12 +109,12 @@ def einsum(
         and accumulate_dtype is None
         and layout == "contiguous"
         and not torch.compiler.is_dynamo_compiling()
-        and not torch.overrides.has_torch_function(operands)
+        and not torch.overrides.has_torch_function(tensors)
     ):
-        return _C.einsum(equation, operands)
+        return _C.einsum(equation, tensors)
     return torch.ops.pyext.einsum.default(
         equation,
-        operands,
+        tensors,
         alpha=alpha,
         layout=layout,
         accumulate_dtype=accumulate_dtype,

@@ -104,7 +104,9 @@ def call(make: Maker, name: str, equation: str, *shapes: tuple[int, ...], **opti
 def samples(make: Maker) -> Iterator[Sample]:
     for table in (MATRIX_PRODUCTS, ONE_PASS, SEVERAL_OPERANDS, EDGES):
         for name, case in table.items():
-            yield call(make, name, *case)
+            sample = call(make, name, *case)
+            # A single sum that happens to cancel would compare one accident with another.
+            yield sample.map(torch.abs) if name in ("dot", "sum", "trace") else sample
     for equation, shapes in CONTRACTIONS.items():
         yield call(make, equation, equation, *shapes)
     yield from _strides(make)
@@ -123,7 +125,7 @@ def samples(make: Maker) -> Iterator[Sample]:
 
 def _strides(make: Maker) -> Iterator[Sample]:
     for equation, shape, other in [
-        ("ij,jk->ik", (21, 35), (35, 19)),
+        ("ij,jk->ik", (21, 26), (26, 19)),
         ("bij,bij->bi", (5, 7, 13), (5, 7, 13)),
         ("aeb,ce->bca", (5, 11, 7), (10, 11)),
     ]:
