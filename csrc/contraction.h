@@ -16,6 +16,7 @@
 namespace pyext {
 
 constexpr int kMaxFactors = 3;
+constexpr size_t kMaxIndices = 14;  // that the CPU kernels take
 
 // An index of the sum: how far apart, in elements, its values lie in each tensor.
 struct ProductDim {

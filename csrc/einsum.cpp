@@ -176,6 +176,31 @@ void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor&
   }
 }
 
+// CPU kernels take kMaxIndices indices. Of more, which do not merge, the outermost are looped over.
+void run_kernel(const KernelStub<void(const SumOfProducts&)>& kernel, c10::DeviceType device,
+                const SumOfProducts& problem) {
+  if (problem.dims.size() <= kMaxIndices || device != c10::DeviceType::CPU) {
+    return kernel(device, problem);
+  }
+  const auto outermost =
+      std::max_element(problem.dims.begin(), problem.dims.end(),
+                       [](const ProductDim& x, const ProductDim& y) { return x.out < y.out; });
+  const ProductDim dim = *outermost;
+  SumOfProducts part = problem;
+  part.symmetric = false;
+  part.dims.erase(part.dims.begin() + (outermost - problem.dims.begin()));
+  const auto advance = [](ProductTensor& x, int64_t elements) {
+    x.data =
+        static_cast<char*>(x.data) + elements * static_cast<int64_t>(c10::elementSize(x.dtype));
+  };
+  for (int64_t i = 0; i < dim.size; ++i) {
+    run_kernel(kernel, device, part);
+    for (int f = 0; f < part.factors(); ++f) advance(part.in[f], dim.in[f]);
+    advance(part.out, dim.out);
+    if (dim.out == 0) part.beta = 1;  // every index is summed over: add to what is there
+  }
+}
+
 void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
          const c10::Scalar& beta) {
   const Plan& plan = *call.plan;
@@ -212,7 +237,7 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
       }
       const auto& kernel =
           step.lowering == Lowering::kMultiplyReduce ? multiply_reduce_stub : contract_stub;
-      kernel(result.device().type(), problem);
+      run_kernel(kernel, result.device().type(), problem);
     }
     for (const int input : step.inputs) slots[input].reset();
     if (!last) slots.push_back(std::move(to));

@@ -146,3 +146,42 @@ def test_plans_outlive_many_others(device):
         y = torch.ones(3, n, device=device)
         assert pyext.einsum("ij,jk->k", x, y).shape == (n,)
     assert torch.equal(pyext.einsum("ij,jk->ik", x, x), x @ x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
+@pytest.mark.parametrize(
+    ("equation", "shape"),
+    [
+        ("bdn,ben->bde", (3, 200, 77)),
+        ("nd,ne->de", (133, 150)),
+        ("dn,en->ed", (257, 30)),
+        ("bijn,bkln->bikjl", (2, 13, 14, 31)),
+        ("bijn,bkln->bklij", (2, 13, 14, 31)),
+    ],
+)
+def test_a_symmetric_result_is_computed_by_one_triangle(device, equation, shape, dtype):
+    x = (4 * torch.randn(shape, dtype=torch.float64, device=device)).to(dtype)
+    assert "triangle" in str(pyext.einsum_plan(equation, x, x))
+    assert "triangle" not in str(pyext.einsum_plan(equation, x, x.clone()))
+    expected = pyext.einsum(equation, x, x.clone())
+    torch.testing.assert_close(pyext.einsum(equation, x, x), expected)
+    if dtype.is_floating_point:
+        room = torch.randn([size + 1 for size in expected.shape], dtype=dtype, device=device)
+        out = room[tuple(slice(size) for size in expected.shape)]
+        wanted = 0.5 * expected - 2 * out
+        torch.testing.assert_close(
+            pyext.einsum(equation, x, x, out=out, alpha=0.5, beta=-2), wanted
+        )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_more_indices_than_a_kernel_takes(device, seed):
+    """As in tensor networks: many dimensions of two values each, which do not merge."""
+    order = torch.Generator().manual_seed(seed)
+    shuffled = ["abcdefghijklmnopqr"[i] for i in torch.randperm(18, generator=order)]
+    left, right = shuffled[: 16 + seed % 3], shuffled[10:]
+    output = [x for x in sorted(shuffled) if torch.rand(1, generator=order) < 0.15 * seed]
+    x, y = (torch.randn([2] * len(t), dtype=torch.float64, device=device) for t in (left, right))
+    x = x.permute(torch.randperm(x.dim(), generator=order).tolist())
+    equation = f"{''.join(left)},{''.join(right)}->{''.join(output)}"
+    torch.testing.assert_close(pyext.einsum(equation, x, y), torch.einsum(equation, x, y))

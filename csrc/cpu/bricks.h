@@ -7,12 +7,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "cpu/move.h"
+#include "contraction.h"
 
 namespace pyext {
 namespace {
-
-constexpr int kMaxGroupDims = kMaxMoveDims / 2;
 
 // An index of a group, with its strides in two tensors and its extent in a brick.
 struct GroupDim {
@@ -23,12 +21,12 @@ struct GroupDim {
 // One brick: how many values, where it begins in both tensors, and its extent in each index.
 struct Brick {
   int64_t size = 1, x = 0, y = 0;
-  int64_t extent[kMaxGroupDims];
+  int64_t extent[kMaxIndices];
 };
 
 struct IndexGroup {
   // The slowest first, as the values lie in a packed tile.
-  c10::SmallVector<GroupDim, kMaxGroupDims> dims;
+  c10::SmallVector<GroupDim, 8> dims;
 
   int count() const { return static_cast<int>(dims.size()); }
 
@@ -99,7 +97,7 @@ struct IndexGroup {
     if (x_run >= 0) grow(x_run, x_length);
     if (y_run >= 0) grow(y_run, limit);
     if (x_run >= 0) grow(x_run, limit);
-    c10::SmallVector<int, kMaxGroupDims> order(dims.size());
+    c10::SmallVector<int, 8> order(dims.size());
     for (int i = 0; i < count(); ++i) order[i] = i;
     std::stable_sort(order.begin(), order.end(),
                      [this](int a, int b) { return dims[a].y < dims[b].y; });
@@ -107,17 +105,6 @@ struct IndexGroup {
     for (auto& dim : dims) {  // bricks of even size: 312 as 3 x 104, not 2 x 128 + 56
       const int64_t along = (dim.size + dim.brick - 1) / std::max<int64_t>(dim.brick, 1);
       if (along > 0) dim.brick = (dim.size + along - 1) / along;
-    }
-  }
-
-  // Adds the indices of a brick to a move between one of the tensors and a packed tile, in which
-  // neighbouring values of the group lie `step` apart.
-  void add_to(MoveDims& move, const Brick& brick, int64_t GroupDim::* stride, int64_t step,
-              bool packs) const {
-    for (int i = count() - 1; i >= 0; --i) {
-      const int64_t outside = dims[i].*stride;
-      move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
-      step *= brick.extent[i];
     }
   }
 };

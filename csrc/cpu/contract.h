@@ -5,6 +5,8 @@
 #include <c10/util/complex.h>
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -143,8 +145,10 @@ class Contraction {
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
       n.cut(64);
-      m.dims = n.dims;
-      for (size_t i = 0; i < m.dims.size(); ++i) m.dims[i].y = mirrored(n.dims[i]);
+      // The same bricks for both, so that a tile and its mirror image are tiles.
+      IndexGroup rows = n;
+      for (auto& dim : rows.dims) dim.y = mirrored(dim);
+      m = rows;
     } else {
       n.cut(std::clamp<int64_t>(values / depth, 64, 2048), wide || !two_runs ? 64 : 16, 16);
       m.cut(64);
@@ -222,8 +226,8 @@ class Contraction {
       for (int r = 0; r < parts; ++r) {
         for (int s = 0; s < parts; ++s) {
           MoveDims move;
-          owner.add_scaled(move, x.m, m, &GroupDim::x, row_stride, true);
-          owner.add_scaled(move, x.k, k, &GroupDim::x, 1, true);
+          owner.add_brick(move, x.m, m, &GroupDim::x, row_stride, true);
+          owner.add_brick(move, x.k, k, &GroupDim::x, 1, true);
           acc_t* to = scratch + r * m.size * row_stride + s * k.size;
           gather(to, x.a, offset * parts + (r ^ s), move);
           if (r < s) {
@@ -247,8 +251,8 @@ class Contraction {
       const int parts = owner.parts_;
       MoveDims move;
       if (parts > 1) move.add(2, 1, k.size * row_stride);
-      owner.add_scaled(move, x.k, k, &GroupDim::y, row_stride, true);
-      owner.add_scaled(move, x.n, n, &GroupDim::x, 1, true);
+      owner.add_brick(move, x.k, k, &GroupDim::y, row_stride, true);
+      owner.add_brick(move, x.n, n, &GroupDim::x, 1, true);
       gather(scratch, x.b, (x.offsets(batch)[1] + n.x + k.y) * parts, move);
       constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
       const int64_t whole = (n.size + kWidth - 1) / kWidth * kWidth;
@@ -278,8 +282,10 @@ class Contraction {
     }
   };
 
-  void add_scaled(MoveDims& move, const IndexGroup& group, const Brick& brick,
-                  int64_t GroupDim::* stride, int64_t step, bool packs) const {
+  // Adds the indices of a brick to a move between one of the tensors and a packed tile, in which
+  // neighbouring values of the group lie `step` apart.
+  void add_brick(MoveDims& move, const IndexGroup& group, const Brick& brick,
+                 int64_t GroupDim::* stride, int64_t step, bool packs) const {
     for (int i = group.count() - 1; i >= 0; --i) {
       const int64_t outside = group.dims[i].*stride * parts_;
       move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
@@ -292,8 +298,8 @@ class Contraction {
            const Brick& n, const acc_t* tile, int64_t row_stride) const {
     MoveDims move;
     if (parts_ > 1) move.add(2, m.size * row_stride, 1);
-    add_scaled(move, rows, m, &GroupDim::y, row_stride, false);
-    add_scaled(move, cols, n, &GroupDim::y, 1, false);
+    add_brick(move, rows, m, &GroupDim::y, row_stride, false);
+    add_brick(move, cols, n, &GroupDim::y, 1, false);
     if (!adds_) return scatter(x_.out, offset * parts_, tile, move);
     const auto sum = make_scratch<acc_t>(m.size * parts_ * row_stride);
     gather(sum.get(), x_.out, offset * parts_, move.reversed());

@@ -14,7 +14,7 @@
 namespace pyext {
 namespace {
 
-constexpr int kMaxMoveDims = 16;
+constexpr int kMaxMoveDims = 16;  // kMaxIndices of a contraction, and the parts of a complex number
 
 // One index of the block: its values lie `from` and `to` elements apart.
 struct MoveDim {

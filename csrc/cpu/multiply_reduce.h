@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdint>
 #include <type_traits>
 #include <utility>
@@ -70,8 +71,8 @@ class MultiplyReduce {
   // as [summed indices][lanes].
   struct Loop {
     Pointers<T> base{};
-    std::array<Strides, kMaxMoveDims> step{};
-    std::array<int64_t, kMaxMoveDims> extent{};
+    std::array<Strides, kMaxIndices> step{};
+    std::array<int64_t, kMaxIndices> extent{};
     int depth = 0;
   };
 
@@ -182,7 +183,7 @@ class MultiplyReduce {
   // Calls f(begins, extents) for every brick of the summed indices.
   template <typename F>
   void for_each_brick(const F& f) const {
-    std::array<int64_t, kMaxMoveDims> begin{}, extent{};
+    std::array<int64_t, kMaxIndices> begin{}, extent{};
     int64_t count = 1;
     for (size_t i = 0; i < summed_.size(); ++i) {
       count *= (summed_[i].size + bricks_[i] - 1) / bricks_[i];
@@ -227,8 +228,8 @@ class MultiplyReduce {
     });
   }
 
-  Loop loop_over(const Strides& offsets, const std::array<int64_t, kMaxMoveDims>& begin,
-                 const std::array<int64_t, kMaxMoveDims>& extent, int64_t lanes, T* scratch,
+  Loop loop_over(const Strides& offsets, const std::array<int64_t, kMaxIndices>& begin,
+                 const std::array<int64_t, kMaxIndices>& extent, int64_t lanes, T* scratch,
                  int64_t scratch_size) const {
     Loop loop;
     loop.depth = static_cast<int>(summed_.size());
@@ -282,7 +283,7 @@ class MultiplyReduce {
   struct Position {
     Strides in{};
     int64_t out = 0;
-    std::array<int64_t, kMaxMoveDims> index{};
+    std::array<int64_t, kMaxIndices> index{};
   };
 
   Position position_of(int64_t number) const {
