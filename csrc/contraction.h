@@ -49,7 +49,9 @@ void merge_dims(c10::SmallVectorImpl<ProductDim>& dims);
 
 // One pass over memory, for what has no matrix product in it: up to kMaxFactors factors.
 extern KernelStub<void(const SumOfProducts&)> multiply_reduce_stub;
-// Two factors, by tiles that are packed into cache, multiplied there and scattered.
+// A matrix product by tiles that are packed into cache, multiplied there and scattered: of two
+// factors, or of the first of three real ones and the product of the others, which is formed while
+// it is packed.
 extern KernelStub<void(const SumOfProducts&)> contract_stub;
 
 }  // namespace pyext

@@ -18,6 +18,9 @@ constexpr double kTermsPerSecond = 32e9;     // of 4-byte elements, in a fused l
 constexpr double kPackedPerSecond = 4e9;     // terms of factors that must be packed first
 constexpr double kSecondsPerBlock = 150e-9;  // to set up the tiles of one matrix
 constexpr double kSecondsPerGather = 1e-9;   // an element that has no neighbour in its matrix
+constexpr double kFormedPerSecond = 16e9;    // elements of a product that is formed while packing
+// Intermediates beyond what stays in cache are fresh pages.
+constexpr double kFreshBytesPerSecond = 4e9, kCachedBytes = 1 << 20;
 
 inline double floor_seconds(double flops, double bytes, double element) {
   return std::max(flops * element / 4 / kFlopsPerSecond, bytes / kBytesPerSecond);

@@ -42,7 +42,7 @@ class Planner {
     if (plan_.clears && is_empty()) return plan_;
     const bool fused = live_.size() > 2 && live_.size() <= kMaxFactors && fused_is_cheaper();
     if (live_.size() == 1 || fused) {
-      finish(live_, Lowering::kMultiplyReduce);
+      finish(live_, lower(live_).first);
     } else {
       contract_in_order();
     }
@@ -209,6 +209,11 @@ class Planner {
     const double bytes = bytes_of(inputs, result), terms = volume(all_labels(inputs));
     const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
     const double fused = fused_seconds(terms, bytes, element, has_lane(inputs));
+    if (inputs.size() == 3) {
+      const double formed = formed_product(inputs).second;
+      return formed < fused ? std::pair{Lowering::kContract, formed}
+                            : std::pair{Lowering::kMultiplyReduce, fused};
+    }
     if (inputs.size() != 2) return {Lowering::kMultiplyReduce, fused};
     GroupSizes sizes;
     const std::set<Label> kept(result.begin(), result.end());
@@ -233,6 +238,40 @@ class Planner {
                           : std::pair{Lowering::kMultiplyReduce, fused};
   }
 
+  // A matrix product of one of three factors and the product of the other two, which is formed
+  // while it is packed: which factor stands alone, and how long it should take.
+  std::pair<size_t, double> formed_product(const std::vector<int>& inputs) const {
+    std::pair<size_t, double> best{0, std::numeric_limits<double>::infinity()};
+    if (c10::isComplexType(request_.arithmetic)) return best;
+    const Labels result = result_labels(inputs);
+    const std::set<Label> kept(result.begin(), result.end());
+    const double bytes = bytes_of(inputs, result);
+    const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
+    for (size_t alone = 0; alone < inputs.size(); ++alone) {
+      GroupSizes sizes;
+      bool fits = true;
+      for (const Label label : all_labels(inputs)) {
+        bool in_pair = false;
+        for (size_t i = 0; i < inputs.size(); ++i) {
+          in_pair |= i != alone && varies(inputs[i], label);
+        }
+        const bool in_alone = varies(inputs[alone], label);
+        if (!in_alone && !in_pair) continue;
+        fits &= kept.count(label) || in_alone == in_pair;
+        double& group = !kept.count(label)    ? sizes.k
+                        : in_alone == in_pair ? sizes.batch
+                        : in_alone            ? sizes.m
+                                              : sizes.n;
+        group *= static_cast<double>(size(label));
+      }
+      if (!fits || sizes.m == 1 || sizes.n == 1 || sizes.k == 1) continue;
+      const double formed = sizes.batch * sizes.k * sizes.n * element / 4 / kFormedPerSecond;
+      const double seconds = formed + contract_seconds(sizes, bytes, element, 0);
+      if (seconds < best.second) best = {alone, seconds};
+    }
+    return best;
+  }
+
   // Whether some index is contiguous in, or absent from, every factor.
   bool has_lane(const std::vector<int>& inputs) const {
     for (const Label label : all_labels(inputs)) {
@@ -251,14 +290,20 @@ class Planner {
     return found != slots_[slot].strides.end() && found->second != 0;
   }
 
-  // Whether one loop over all operands beats the products of pairs.
+  // Whether one step over all operands beats the products of pairs, or costs so little more that
+  // the memory of an intermediate is worth it.
   bool fused_is_cheaper() const {
+    constexpr double kWorthItsMemory = 1.25;
     const double fused = lower(live_).second;
     Planner pairs = *this;
     pairs.contract_in_order();
     double seconds = 0;
-    for (const auto& step : pairs.plan_.steps) seconds += step.seconds;
-    return fused < seconds;
+    for (const auto& step : pairs.plan_.steps) {
+      const auto element = static_cast<double>(c10::elementSize(request_.arithmetic));
+      const double bytes = static_cast<double>(step.elements) * element;
+      seconds += step.seconds + std::max(0.0, bytes - kCachedBytes) / kFreshBytesPerSecond;
+    }
+    return fused < kWorthItsMemory * seconds;
   }
 
   void contract_in_order() {
@@ -367,10 +412,14 @@ class Planner {
     add_step(inputs, -1, labels, out_strides_, request_.dtype, lowering);
   }
 
-  void add_step(const std::vector<int>& inputs, int result, const Labels& labels,
+  void add_step(std::vector<int> inputs, int result, const Labels& labels,
                 const std::map<Label, int64_t>& out, at::ScalarType dtype, Lowering lowering) {
     Step step;
     step.lowering = lowering;
+    if (lowering == Lowering::kContract && inputs.size() == 3) {  // the lone factor leads
+      const auto alone = inputs.begin() + static_cast<int64_t>(formed_product(inputs).first);
+      std::rotate(inputs.begin(), alone, alone + 1);
+    }
     step.inputs = inputs;
     step.result = result;
     step.flops = flops_of(inputs);
@@ -401,7 +450,7 @@ class Planner {
       if (missing && size(label) > 1) problem.dims.push_back({size(label), out.at(label)});
     }
     merge_dims(problem.dims);
-    if (lowering == Lowering::kContract) {
+    if (lowering == Lowering::kContract && inputs.size() == 2) {
       const bool of_operands = request_.operands.size() == 2 && inputs[0] < 2 && inputs[1] < 2;
       problem.symmetric = request_.same_operand && of_operands && is_symmetric(problem);
       if (problem.symmetric) step.flops /= 2;

@@ -5,6 +5,7 @@
 #include <c10/util/SmallVector.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 
 #include "contraction.h"
@@ -15,13 +16,15 @@ namespace {
 // An index of a group, with its strides in two tensors and its extent in a brick.
 struct GroupDim {
   int64_t size, x, y;
+  std::array<int64_t, 2> pair = {};  // strides in the factors of a product formed while packing
   int64_t brick = 1;
 };
 
-// One brick: how many values, where it begins in both tensors, and its extent in each index.
+// One brick: how many values, where it begins in both tensors, and its begin and extent in each
+// index.
 struct Brick {
   int64_t size = 1, x = 0, y = 0;
-  int64_t extent[kMaxIndices];
+  int64_t begin[kMaxIndices], extent[kMaxIndices];
 };
 
 struct IndexGroup {
@@ -55,6 +58,7 @@ struct IndexGroup {
       const int64_t along = (dim.size + dim.brick - 1) / dim.brick;
       const int64_t begin = number % along * dim.brick;
       number /= along;
+      result.begin[i] = begin;
       result.extent[i] = std::min(dim.brick, dim.size - begin);
       result.size *= result.extent[i];
       result.x += begin * dim.x;
@@ -84,6 +88,7 @@ struct IndexGroup {
   // Chooses bricks of at most `limit` values: first runs of the given lengths in both tensors, then
   // as much as fits of the indices that continue the run in y, then of the others.
   void cut(int64_t limit, int64_t x_length = 64, int64_t y_length = 64) {
+    for (auto& dim : dims) dim.brick = 1;
     int64_t left = std::max<int64_t>(limit, 1);
     const auto grow = [&](int i, int64_t extent) {
       GroupDim& dim = dims[i];

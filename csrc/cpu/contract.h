@@ -1,5 +1,6 @@
-// A contraction of two strided tensors on the tiled core: packs bricks of their index groups, and
-// scatters finished tiles with alpha, beta and the conversion to the result's dtype.
+// A contraction of two strided tensors, or of one and the product of two others, on the tiled core:
+// packs bricks of their index groups, and scatters finished tiles with alpha, beta and the
+// conversion to the result's dtype.
 #pragma once
 
 #include <c10/util/complex.h>
@@ -8,22 +9,26 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <optional>
 #include <type_traits>
 #include <utility>
 
 #include "contraction.h"
 #include "cpu/bricks.h"
 #include "cpu/factors.h"
+#include "cpu/pair_product.h"
 #include "cpu/tiles.h"
 
 namespace pyext {
 namespace {
 
-// The two factors as matrices: M x K times K x N, for every value of the batch indices.
+// The factors as matrices: M x K times K x N, for every value of the batch indices.
 struct Matrices {
   IndexGroup m, n, k;                     // strides: (a, out), (b, out), (a, b)
   c10::SmallVector<ProductDim, 4> batch;  // in[0]: a, in[1]: b
   ProductTensor a, b, out;
+  // Instead of b: two factors whose product it is. The strides in b are then 0.
+  std::optional<std::array<ProductTensor, 2>> pair;
   int64_t batches = 1;
 
   // Where the matrices of a batch begin.
@@ -64,6 +69,29 @@ inline Matrices matrices_of(const SumOfProducts& problem, bool swapped) {
   return result;
 }
 
+// The same of three factors: the first, and the product of the others.
+inline Matrices matrices_of_three(const SumOfProducts& problem) {
+  Matrices result;
+  result.a = problem.in[0];
+  result.pair = {problem.in[1], problem.in[2]};
+  result.out = problem.out;
+  for (const auto& dim : problem.dims) {
+    const std::array<int64_t, 2> pair = {dim.in[1], dim.in[2]};
+    const bool in_pair = pair[0] != 0 || pair[1] != 0;
+    if (dim.out == 0) {
+      result.k.dims.push_back({dim.size, dim.in[0], 0, pair});
+    } else if (!in_pair) {
+      result.m.dims.push_back({dim.size, dim.in[0], dim.out});
+    } else if (dim.in[0] == 0) {
+      result.n.dims.push_back({dim.size, 0, dim.out, pair});
+    } else {
+      result.batch.push_back(dim);
+      result.batches *= dim.size;
+    }
+  }
+  return result;
+}
+
 // An estimate of processor cycles, to choose which factor is vectorised over.
 template <typename acc_t>
 double cycles(const Matrices& x) {
@@ -93,12 +121,17 @@ class Contraction {
     read_scalar(problem.beta, beta_);
     scales_ = alpha_[0] != acc_t(1) || alpha_[1] != acc_t(0);
     adds_ = beta_[0] != acc_t(0) || beta_[1] != acc_t(0);
-    Matrices forward = matrices_of(problem, false), turned = matrices_of(problem, true);
-    x_ = cycles<acc_t>(turned) < cycles<acc_t>(forward) ? std::move(turned) : std::move(forward);
+    if (problem.factors() == 3) {
+      x_ = matrices_of_three(problem);
+    } else {
+      Matrices forward = matrices_of(problem, false), turned = matrices_of(problem, true);
+      x_ = cycles<acc_t>(turned) < cycles<acc_t>(forward) ? std::move(turned) : std::move(forward);
+    }
     order_and_cut();
   }
 
-  void run() const {
+  void run() {
+    if (x_.pair) pair_.emplace(*x_.pair, x_.batch, x_.k, x_.n);
     const TileGrid grid = this->grid();
     multiply_tiles<acc_t>(grid, Left{*this}, Right{*this}, Finished{*this},
                           [this](int64_t m, int64_t n) { return symmetric_ && m > n; });
@@ -108,10 +141,10 @@ class Contraction {
   // that the blocks that several tiles share stay in cache. The sums of pieces take room of their
   // own.
   int64_t pieces() const {
-    const int64_t tiles = x_.batches * x_.n.bricks() * x_.m.bricks();
+    const int64_t tiles = x_.batches * wide_bricks_ * x_.m.bricks();
     const int64_t depth = x_.k.size(), results = x_.batches * x_.m.size() * x_.n.size();
     const int64_t bytes = x_.m.size() * depth * static_cast<int64_t>(sizeof(acc_t)) * parts_;
-    const bool shared = x_.n.bricks() > 1 && !Left{*this}.in_place();
+    const bool shared = wide_bricks_ > 1 && !Left{*this}.in_place();
     const int64_t wanted = std::max(shared ? bytes / kSharedBytes : 1, 32 / tiles);
     const int64_t worthwhile = std::min(depth / 1024, x_.m.size() * depth / (4 * results));
     return std::min(wanted, worthwhile);
@@ -145,12 +178,19 @@ class Contraction {
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
       n.cut(64);
+      wide_bricks_ = n.bricks();
       // The same bricks for both, so that a tile and its mirror image are tiles.
       IndexGroup rows = n;
       for (auto& dim : rows.dims) dim.y = mirrored(dim);
       m = rows;
     } else {
-      n.cut(std::clamp<int64_t>(values / depth, 64, 2048), wide || !two_runs ? 64 : 16, 16);
+      // Enough tiles for all threads, which do not change what is added to what.
+      const int64_t tasks = x_.batches * ((m.size() + 255) / 256);
+      const int64_t share = n.size() * tasks / (2 * at::get_num_threads());
+      const int64_t most = std::clamp<int64_t>(values / depth, 64, 2048);
+      n.cut(most, wide || !two_runs ? 64 : 16, 16);
+      wide_bricks_ = n.bricks();
+      if (share < most) n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
       m.cut(64);
     }
   }
@@ -173,14 +213,15 @@ class Contraction {
     grid.rows = x_.m.brick_size() * parts_;
     grid.cols = x_.n.brick_size();
     grid.depth = x_.k.brick_size() * parts_;
-    if (grid.k_tiles > 1) {
+    // As many tiles of m share a block of b as leaves a few tasks to every thread; all rows of a
+    // group of fewer than 256 would be too few for the packing of b.
+    const int64_t others = std::max<int64_t>(1, grid.batches * grid.n_tiles);
+    const int64_t groups = std::max<int64_t>(1, 4 * at::get_num_threads() / others);
+    const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
+    grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
+    if (grid.k_tiles > 1) {  // their tiles are kept until the sum is complete
       const int64_t tile = grid.rows * grid.cols * static_cast<int64_t>(sizeof(acc_t));
-      grid.m_group = std::max<int64_t>(1, kKeptBytes / std::max<int64_t>(tile, 1));
-    } else {
-      const int64_t others = std::max<int64_t>(1, grid.batches * grid.n_tiles);
-      const int64_t groups = std::max<int64_t>(1, 32 / others);
-      const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
-      grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
+      grid.m_group = std::clamp<int64_t>(kKeptBytes / std::max<int64_t>(tile, 1), 1, grid.m_group);
     }
     return grid;
   }
@@ -249,11 +290,15 @@ class Contraction {
       const auto& x = owner.x_;
       const Brick n = x.n.at(n_tile), k = x.k.at(k_tile);
       const int parts = owner.parts_;
-      MoveDims move;
-      if (parts > 1) move.add(2, 1, k.size * row_stride);
-      owner.add_brick(move, x.k, k, &GroupDim::y, row_stride, true);
-      owner.add_brick(move, x.n, n, &GroupDim::x, 1, true);
-      gather(scratch, x.b, (x.offsets(batch)[1] + n.x + k.y) * parts, move);
+      if (owner.pair_) {
+        owner.pair_->block(batch, k, n, scratch, row_stride);
+      } else {
+        MoveDims move;
+        if (parts > 1) move.add(2, 1, k.size * row_stride);
+        owner.add_brick(move, x.k, k, &GroupDim::y, row_stride, true);
+        owner.add_brick(move, x.n, n, &GroupDim::x, 1, true);
+        gather(scratch, x.b, (x.offsets(batch)[1] + n.x + k.y) * parts, move);
+      }
       constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
       const int64_t whole = (n.size + kWidth - 1) / kWidth * kWidth;
       if (whole > n.size) {
@@ -349,6 +394,8 @@ class Contraction {
   }
 
   Matrices x_;
+  std::optional<PairProduct<acc_t>> pair_;  // while it runs
+  int64_t wide_bricks_ = 1;                 // of n, on one thread
   acc_t alpha_[2], beta_[2];
   int parts_;
   bool symmetric_, scales_, adds_;

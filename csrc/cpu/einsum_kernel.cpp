@@ -82,7 +82,7 @@ void contract_in(const SumOfProducts& problem) {
     return Contraction<acc_t>(
         is_complex ? as_real(part, c10::CppTypeToScalarType<acc_t>::value) : part, is_complex);
   };
-  const auto whole = contraction(problem);
+  auto whole = contraction(problem);
   if (const int64_t pieces = whole.pieces(); pieces > 1) {
     return sum_in_pieces<T>(problem, pieces,
                             [&](const SumOfProducts& part) { contraction(part).run(); });

@@ -11,6 +11,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "cpu/blocks.h"
@@ -44,6 +45,26 @@ int64_t padded_row(int64_t length) {
   return length * sizeof(T) % 1024 == 0 && length > 0 ? length + kWidth : length;
 }
 
+// Calls work(take) on every thread; take() gives out the numbers below `count`, each once and in
+// order. Who is early takes more, so neither uneven tasks nor a busy core holds up the others.
+template <typename Work>
+void share_tasks(int64_t count, const Work& work) {
+  const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
+  if (threads <= 1 || at::in_parallel_region()) {
+    int64_t next = 0;
+    return work([&] { return next < count ? next++ : int64_t{-1}; });
+  }
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      work([&] {
+        const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
+        return task < count ? task : int64_t{-1};
+      });
+    }
+  });
+}
+
 // Keeps the blocks of `a` that several tiles of n share, for a stretch of batches at a time.
 constexpr int64_t kSharedBytes = int64_t{8} << 20;
 
@@ -64,8 +85,9 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       share ? std::clamp<int64_t>(kSharedBytes / std::max<int64_t>(a_bytes, 1), 1, grid.batches)
             : grid.batches;
   const auto shared = make_scratch<T>(share ? stretch * a_tiles * a_size : 0);
-  const int64_t m_group = std::min(grid.m_group, grid.m_tiles);
-  const int64_t groups = (grid.m_tiles + m_group - 1) / m_group;
+  const int64_t most = std::clamp<int64_t>(grid.m_group, 1, std::max<int64_t>(grid.m_tiles, 1));
+  const int64_t groups = (grid.m_tiles + most - 1) / most;
+  const int64_t m_group = (grid.m_tiles + groups - 1) / std::max<int64_t>(groups, 1);
 
   for (int64_t first = 0; first < grid.batches; first += stretch) {
     const int64_t batches = std::min(stretch, grid.batches - first);
@@ -73,20 +95,20 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       return shared.get() + (((batch - first) * grid.m_tiles + m) * grid.k_tiles + k) * a_size;
     };
     if (share) {
-      at::parallel_for(0, batches * a_tiles, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
+      share_tasks(batches * a_tiles, [&](const auto& take) {
+        for (int64_t i = take(); i >= 0; i = take()) {
           const int64_t batch = first + i / a_tiles, m = i % a_tiles / grid.k_tiles;
           const int64_t k = i % grid.k_tiles;
           a.block(batch, m, k, shared_block(batch, m, k), a_row);
         }
       });
     }
-    at::parallel_for(0, batches * groups * grid.n_tiles, 1, [&](int64_t begin, int64_t end) {
+    share_tasks(batches * groups * grid.n_tiles, [&](const auto& take) {
       const int64_t kept = grid.k_tiles > 1 ? m_group : 1;
       const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
       const auto b_scratch = make_scratch<T>(b_size);
       const auto tiles = make_scratch<T>(kept * c_size);
-      for (int64_t i = begin; i < end; ++i) {
+      for (int64_t i = take(); i >= 0; i = take()) {
         const int64_t batch = first + i / (groups * grid.n_tiles);
         const int64_t group = i / grid.n_tiles % groups, n = i % grid.n_tiles;
         const int64_t m_begin = group * m_group, m_end = std::min(m_begin + m_group, grid.m_tiles);
