@@ -22,6 +22,13 @@ const std::string kAdamOptions =
 // What einsum and its out= variant share.
 const std::string kEinsumOptions = "ScalarType? accumulate_dtype=None, int[]? path=None";
 
+// What bilinear_pool and its backward share.
+const std::string kBilinearPoolOptions =
+    "float? scale=None, float eps=1e-05, bool signed_sqrt=True, bool l2=True, bool packed=False, "
+    "bool center=False";
+// The count sketches of compact_bilinear_pool: hashes in [0, output_dim) and signs per channel.
+const std::string kSketches = "Tensor hash1, Tensor sign1, Tensor hash2, Tensor sign2";
+
 }  // namespace
 
 TORCH_LIBRARY(pyext, m) {
@@ -62,4 +69,21 @@ TORCH_LIBRARY(pyext, m) {
      kEinsumOptions + ") -> Tensor");
   op("einsum.out(str equation, Tensor[] operands, *, Scalar alpha=1, Scalar beta=0, " +
      kEinsumOptions + ", Tensor(a!) out) -> Tensor(a!)");
+
+  // Sums over positions s of products of x (N, D1, S) and y (N, D2, S), or x and itself, with
+  // signed square root and L2 norm. The second result: what each sample was divided by.
+  op("bilinear_pool(Tensor x, Tensor? y=None, *, " + kBilinearPoolOptions +
+     ") -> (Tensor output, Tensor norm)");
+  op("bilinear_pool_backward(Tensor grad, Tensor x, Tensor? y, Tensor output, Tensor norm, *, " +
+     kBilinearPoolOptions + ") -> (Tensor, Tensor)");
+
+  // The same products, scattered with signs into output_dim values per sample (Tensor Sketch).
+  op("compact_bilinear_pool(Tensor x, Tensor? y, " + kSketches + ", int output_dim) -> Tensor");
+  op("compact_bilinear_pool_backward(Tensor grad, Tensor x, Tensor? y, " + kSketches +
+     ") -> (Tensor, Tensor)");
+
+  // The square root of the covariance of x (N, D, S) by Newton-Schulz iterations.
+  op("matrix_sqrt_pool(Tensor x, int iterations=5, bool packed=True) -> Tensor");
+  op("matrix_sqrt_pool_backward(Tensor grad, Tensor x, Tensor output, int iterations, "
+     "bool packed) -> Tensor");
 }

@@ -14,4 +14,10 @@ void cuda_matmul(const SumOfProducts& problem);
 // Two factors of integers, exact modulo 2^bits.
 void cuda_integer_matmul(const SumOfProducts& problem);
 
+// Three factors: the first, and the elementwise product of the others.
+void cuda_formed_matmul(const SumOfProducts& problem);
+
+// Any contraction, by the one of these that it needs.
+void cuda_contract(const SumOfProducts& problem);
+
 }  // namespace pyext

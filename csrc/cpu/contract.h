@@ -187,10 +187,12 @@ class Contraction {
       // Enough tiles for all threads, which do not change what is added to what.
       const int64_t tasks = x_.batches * ((m.size() + 255) / 256);
       const int64_t share = n.size() * tasks / (2 * at::get_num_threads());
-      const int64_t most = std::clamp<int64_t>(values / depth, 64, 2048);
+      // A product that is formed for few rows is used at once, so it stays in the first cache.
+      const bool thin = x_.pair && m.size() <= 2 * kMicroRows;
+      const int64_t most = thin ? 48 : std::clamp<int64_t>(values / depth, 64, 2048);
       n.cut(most, wide || !two_runs ? 64 : 16, 16);
       wide_bricks_ = n.bricks();
-      if (share < most) n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
+      if (share < most && !thin) n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
       m.cut(64);
     }
   }

@@ -86,6 +86,29 @@ void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors,
   }
 }
 
+// out[r][l] = x[0][r][l] x[1][r][l] ... times the scalars x[vectors][r], ...: rows of products of
+// which nothing is summed.
+template <typename T, int vectors>
+void multiply_rows(T* out, int64_t out_step, int64_t rows, int64_t lanes, Pointers<T> x,
+                   int factors, const Strides& row_step) {
+  using Vec = at::vec::Vectorized<T>;
+  constexpr int64_t kWidth = Vec::size();
+  const auto product = [&](auto load, int64_t l, auto value) {
+    for (int f = 0; f < vectors; ++f) value = value * load(x[f] + l);
+    return value;
+  };
+  for (int64_t r = 0; r < rows; ++r) {
+    const T scalar = product_of<vectors>(x, factors, 0, {});
+    int64_t l = 0;
+    for (; l + kWidth <= lanes; l += kWidth) {
+      product([](const T* from) { return Vec::loadu(from); }, l, Vec(scalar)).store(out + l);
+    }
+    for (; l < lanes; ++l) out[l] = product([](const T* from) { return *from; }, l, scalar);
+    out += out_step;
+    for (int f = 0; f < factors; ++f) x[f] += row_step[f];
+  }
+}
+
 // For `rows` results at once, whose factors lie row_step apart:
 //
 //   sum[r] += scalar[r] * sum over `lanes` contiguous values of x[0] x[1] ...

@@ -324,6 +324,9 @@ class MultiplyReduce {
     const bool lanes_last = lane_.out == 1;
     const int64_t outer = outer_size();
     Position at = position_of(lanes_last ? begin / chunks : begin % outer);
+    if (in_place && summed_.empty() && !packs_ && chunks == 1 && !kept_.empty()) {
+      return multiply(at, end - begin);
+    }
     for (int64_t task = begin; task < end; ++task) {
       const int64_t first = (lanes_last ? task % chunks : task / outer) * chunk;
       const int64_t lanes = std::min(chunk, lane_.size - first);
@@ -339,6 +342,37 @@ class MultiplyReduce {
                    });
       if (!in_place) put(out, lane_.out, lanes, sums);
       if (!lanes_last || first + lanes == lane_.size) advance(at, 1);
+    }
+  }
+
+  // `count` results of all lanes, of which nothing is summed.
+  void multiply(Position at, int64_t count) const {
+    const auto rows_of = [&](auto vectors, int64_t rows) {
+      Pointers<T> x;
+      for (int f = 0; f < factors_; ++f) {
+        x[f] = static_cast<const T*>(problem_.in[f].data) + at.in[f];
+      }
+      multiply_rows<T, decltype(vectors)::value>(static_cast<T*>(problem_.out.data) + at.out,
+                                                 kept_.back().out, rows, lane_.size, x, factors_,
+                                                 kept_.back().in);
+    };
+    while (count > 0) {
+      const int64_t rows = std::min(count, kept_.back().size - at.index[kept_.size() - 1]);
+      switch (vectors_) {
+        case 0:
+          rows_of(std::integral_constant<int, 0>{}, rows);
+          break;
+        case 1:
+          rows_of(std::integral_constant<int, 1>{}, rows);
+          break;
+        case 2:
+          rows_of(std::integral_constant<int, 2>{}, rows);
+          break;
+        default:
+          rows_of(std::integral_constant<int, 3>{}, rows);
+      }
+      advance(at, rows);
+      count -= rows;
     }
   }
 
@@ -419,9 +453,12 @@ class MultiplyReduce {
     using wide_t = std::conditional_t<std::is_same_v<T, float>, double, T>;
     T lanes[kWidth];
     sum.store(lanes);
-    wide_t total(rest);
-    for (int i = 0; i < kWidth; ++i) total = total + static_cast<wide_t>(lanes[i]);
-    return static_cast<T>(total);
+    wide_t wide[kWidth];
+    for (int i = 0; i < kWidth; ++i) wide[i] = static_cast<wide_t>(lanes[i]);
+    for (int half = kWidth / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) wide[i] = wide[i] + wide[i + half];
+    }
+    return static_cast<T>(wide[0] + static_cast<wide_t>(rest));
   }
 
   template <int rows>

@@ -68,22 +68,19 @@ class PairProduct {
 
  private:
   void lay_out(int f, const ProductTensor& factor) {
-    struct Place {
-      int64_t size;
-      int64_t* stride;
-    };
-    c10::SmallVector<Place, 12> places;  // of the indices that the factor has, the slowest first
-    for (auto& dim : batch_) places.push_back({dim.size, &dim.in[1 + f]});
-    for (auto* group : {&k_, &n_}) {
-      for (auto& dim : group->dims) places.push_back({dim.size, &dim.pair[f]});
-    }
     int64_t step = 1;
-    c10::SmallVector<MoveDim, 12> moves;
-    for (auto place = places.rbegin(); place != places.rend(); ++place) {
-      if (*place->stride == 0) continue;
-      moves.insert(moves.begin(), {place->size, *place->stride, step});
-      *place->stride = step;
-      step *= place->size;
+    c10::SmallVector<MoveDim, 12> moves;  // of the indices that the factor has, the slowest first
+    const auto place = [&](int64_t size, int64_t& stride) {
+      if (stride == 0) return;
+      moves.insert(moves.begin(), {size, stride, step});
+      stride = step;
+      step *= size;
+    };
+    for (int i = n_.count() - 1; i >= 0; --i) place(n_.dims[i].size, n_.dims[i].pair[f]);
+    step = padded_row<acc_t>(step);
+    for (int i = k_.count() - 1; i >= 0; --i) place(k_.dims[i].size, k_.dims[i].pair[f]);
+    for (int i = static_cast<int>(batch_.size()) - 1; i >= 0; --i) {
+      place(batch_[i].size, batch_[i].in[1 + f]);
     }
     packed_[f] = make_scratch<acc_t>(step);
     const MoveDim outer = moves.empty() ? MoveDim{1, 0, 0} : moves.front();

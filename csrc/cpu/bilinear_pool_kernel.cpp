@@ -1,0 +1,339 @@
+// bilinear_pool on the CPU: tiles of the product are rooted and their squares summed while they are
+// in cache, and written once; a symmetric product by one triangle of tiles.
+#include <ATen/Dispatch.h>
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "bilinear_pool.h"
+#include "cpu/features.h"
+#include "packed_triangle.h"
+#include "signed_sqrt.h"
+
+namespace pyext {
+namespace {
+
+template <typename acc_t>
+using Vec = at::vec::Vectorized<acc_t>;
+
+// Applies f to vectors of x, the last of them filled up.
+template <typename acc_t, typename F>
+void for_vectors(acc_t* x, int64_t count, const F& f) {
+  constexpr int64_t kWidth = Vec<acc_t>::size();
+  int64_t i = 0;
+  for (; i + kWidth <= count; i += kWidth) f(Vec<acc_t>::loadu(x + i)).store(x + i);
+  if (i < count) f(Vec<acc_t>::loadu(x + i, count - i)).store(x + i, count - i);
+}
+
+// The sum of x y, in short runs of the arithmetic that are added up in double.
+template <typename acc_t>
+double inner_product(const acc_t* x, const acc_t* y, int64_t count) {
+  constexpr int64_t kWidth = Vec<acc_t>::size(), kRun = 64 * kWidth;
+  double total = 0;
+  int64_t i = 0;
+  while (i + kWidth <= count) {
+    const int64_t end = std::min(i + kRun, count);
+    Vec<acc_t> even(acc_t(0)), odd(acc_t(0));
+    for (; i + 2 * kWidth <= end; i += 2 * kWidth) {
+      even = multiply_add(Vec<acc_t>::loadu(x + i), Vec<acc_t>::loadu(y + i), even);
+      odd = multiply_add(Vec<acc_t>::loadu(x + i + kWidth), Vec<acc_t>::loadu(y + i + kWidth), odd);
+    }
+    for (; i + kWidth <= end; i += kWidth) {
+      even = multiply_add(Vec<acc_t>::loadu(x + i), Vec<acc_t>::loadu(y + i), even);
+    }
+    acc_t lanes[kWidth];
+    (even + odd).store(lanes);
+    for (const acc_t lane : lanes) total += static_cast<double>(lane);
+  }
+  for (; i < count; ++i) total += static_cast<double>(x[i]) * static_cast<double>(y[i]);
+  return total;
+}
+
+// Where results go before they are divided: full matrices, or packed triangles.
+struct Target {
+  ProductTensor tensor;
+  int64_t sample_size;
+  int64_t rows, cols;
+  bool packed;
+
+  // A tile whose first element is (row, col); `mirrored`: its transpose, too.
+  template <typename acc_t>
+  void put(int64_t sample, int64_t row, int64_t height, int64_t col, int64_t width, acc_t* tile,
+           int64_t row_stride, bool mirrored) const {
+    const int64_t begin = sample * sample_size;
+    if (!packed) {
+      MoveDims move;
+      move.add(height, row_stride, cols);
+      move.add(width, 1, 1);
+      scatter(tensor, begin + row * cols + col, tile, move);
+      if (!mirrored) return;
+      MoveDims turned;
+      turned.add(height, row_stride, 1);
+      turned.add(width, 1, cols);
+      scatter(tensor, begin + col * cols + row, tile, turned);
+      return;
+    }
+    for (int64_t i = 0; i < height; ++i) {
+      const int64_t j = std::max(col, row + i) - col;  // the first that is not below the diagonal
+      acc_t* line = tile + i * row_stride;
+      const bool diagonal = row + i == col + j;
+      for (int64_t c = j + diagonal; c < width; ++c) line[c] *= acc_t(kSqrtTwo);
+      if (j >= width) continue;
+      MoveDims move;
+      move.add(width - j, 1, 1);
+      scatter(tensor, begin + packed_row(row + i, rows) + col + j - row - i, line + j, move);
+    }
+  }
+};
+
+// Divides each sample by its norm, and rounds it into the result.
+template <typename acc_t>
+void divide(const Target& from, const ProductTensor& to, int64_t first, int64_t samples,
+            const acc_t* norms) {
+  constexpr int64_t kRun = 16384;
+  const int64_t runs = (from.sample_size + kRun - 1) / kRun;
+  share_tasks(samples * runs, [&](const auto& take) {
+    const auto buffer = make_scratch<acc_t>(kRun);
+    for (int64_t task = take(); task >= 0; task = take()) {
+      const int64_t sample = task / runs, begin = task % runs * kRun;
+      const int64_t count = std::min(kRun, from.sample_size - begin);
+      const Vec<acc_t> norm(norms[sample]);
+      const bool in_place = from.tensor.data == to.data;
+      auto* data = static_cast<acc_t*>(from.tensor.data);
+      data += (in_place ? first + sample : sample) * from.sample_size + begin;
+      for_vectors(data, count, [&](const auto& x) { return x / norm; });
+      if (in_place) continue;
+      store_run(to.data, to.dtype, (first + sample) * from.sample_size + begin, 1, count, data);
+    }
+  });
+}
+
+template <typename acc_t>
+void forward_in(const at::Tensor& out, const at::Tensor& norm, const at::Tensor& x,
+                const at::Tensor& y, const BilinearPoolOptions& options) {
+  const Features<acc_t> left(x, options.center);
+  std::optional<Features<acc_t>> right;
+  if (y.defined()) right.emplace(y, options.center);
+  const Gram<acc_t> gram(left, right ? &*right : nullptr);
+  const Cut &m = gram.m, &n = gram.n;
+  const ProductTensor result{out.data_ptr(), out.scalar_type()};
+  // What is divided later is not rounded before.
+  const bool widened = options.l2 && result.dtype != c10::CppTypeToScalarType<acc_t>::value;
+  Target target{result, out.numel() / left.samples, m.size, n.size, options.packed};
+  auto* norms = norm.data_ptr<acc_t>();
+  const Vec<acc_t> scale(static_cast<acc_t>(options.scale)), eps(static_cast<acc_t>(options.eps));
+
+  for_stretches<acc_t>(left.samples, target.sample_size, [&](int64_t first, int64_t samples) {
+    const auto wide = make_scratch<acc_t>(widened ? samples * target.sample_size : 0);
+    if (widened) target.tensor = {wide.get(), c10::CppTypeToScalarType<acc_t>::value};
+    const int64_t tiles = m.count() * n.count();
+    std::vector<double> squares(samples * tiles);  // of each tile
+    gram.run(first, samples,
+             [&](int64_t batch, int64_t i, int64_t j, acc_t* tile, int64_t row_stride) {
+               const int64_t height = m.extent(i), width = n.extent(j);
+               const bool mirrored = !right && i != j;
+               double sum = 0;
+               for (int64_t r = 0; r < height; ++r) {
+                 acc_t* line = tile + r * row_stride;
+                 for_vectors(line, width, [&](const auto& value) {
+                   const auto product = value * scale;
+                   return options.signed_sqrt ? signed_sqrt_value(product, eps) : product;
+                 });
+                 if (options.l2) sum += inner_product(line, line, width);
+               }
+               squares[batch * tiles + i * n.count() + j] = mirrored ? 2 * sum : sum;
+               target.put(widened ? batch : first + batch, m.begin(i), height, n.begin(j), width,
+                          tile, row_stride, mirrored);
+             });
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      double sum = 0;
+      for (int64_t tile = 0; tile < tiles; ++tile) sum += squares[sample * tiles + tile];
+      norms[first + sample] =
+          options.l2 ? static_cast<acc_t>(sum != sum ? sum : std::max(std::sqrt(sum), kLeastNorm))
+                     : acc_t(1);
+    }
+    if (options.l2) divide(target, result, first, samples, norms + first);
+  });
+}
+
+// The matrix that the features are multiplied with in the backward pass, formed from the gradient
+// and the result: dG + dG^T of a symmetric product, else dG or dG^T.
+template <typename acc_t>
+class GradientBlocks {
+ public:
+  GradientBlocks(const at::Tensor& grad, const at::Tensor& result, const at::Tensor& norm,
+                 int64_t rows, bool symmetric, const BilinearPoolOptions& options)
+      : grad_{const_cast<void*>(grad.const_data_ptr()), grad.scalar_type()},
+        result_{const_cast<void*>(result.const_data_ptr()), result.scalar_type()},
+        norms_(norm.const_data_ptr<acc_t>()),
+        sample_size_(result.numel() / result.size(0)),
+        rows_(rows),
+        cols_(symmetric ? rows : result.size(2)),
+        symmetric_(symmetric),
+        options_(options),
+        projections_(result.size(0)) {}
+
+  // <grad, result> of some samples: how much of the gradient lies along the result.
+  void project(int64_t first, int64_t samples) {
+    if (!options_.l2) return;
+    constexpr int64_t kRun = 4096;
+    const int64_t runs = (sample_size_ + kRun - 1) / kRun;
+    std::vector<double> sums(samples * runs);
+    share_tasks(samples * runs, [&](const auto& take) {
+      alignas(64) acc_t x[kRun], y[kRun];
+      for (int64_t task = take(); task >= 0; task = take()) {
+        const int64_t begin = task % runs * kRun, count = std::min(kRun, sample_size_ - begin);
+        const int64_t offset = (first + task / runs) * sample_size_ + begin;
+        load_run(x, grad_.data, grad_.dtype, offset, 1, count);
+        load_run(y, result_.data, result_.dtype, offset, 1, count);
+        sums[task] = inner_product(x, y, count);
+      }
+    });
+    for (int64_t sample = 0; sample < samples; ++sample) {
+      double sum = 0;
+      for (int64_t run = 0; run < runs; ++run) sum += sums[sample * runs + run];
+      const bool is_clamped = norms_[first + sample] <= static_cast<acc_t>(kLeastNorm);
+      projections_[first + sample] = static_cast<acc_t>(is_clamped ? 0.0 : sum);
+    }
+  }
+
+  // A block of dG (of dG + dG^T), or of its transpose.
+  template <bool transposed>
+  void form(int64_t sample, int64_t row, int64_t height, int64_t col, int64_t width, acc_t* to,
+            int64_t to_stride) const {
+    const auto z = make_scratch<acc_t>(height * to_stride);
+    const auto mirrored =
+        make_scratch<acc_t>(symmetric_ && !options_.packed ? height * to_stride : 0);
+    if (options_.packed) {
+      unpack(grad_, sample, row, height, col, width, to, to_stride);
+      unpack(result_, sample, row, height, col, width, z.get(), to_stride);
+    } else {
+      read(grad_, sample, row, height, col, width, to, to_stride, transposed);
+      read(result_, sample, row, height, col, width, z.get(), to_stride, transposed);
+      if (symmetric_) {
+        read(grad_, sample, row, height, col, width, mirrored.get(), to_stride, true);
+      }
+    }
+    const acc_t norm = norms_[sample], t = projections_[sample];
+    const Vec<acc_t> norms(norm), along(t), scale(static_cast<acc_t>(options_.scale) / norm);
+    const Vec<acc_t> two(acc_t(2)), root_half(static_cast<acc_t>(kSqrtHalf)),
+        root_two(static_cast<acc_t>(kSqrtTwo));
+    constexpr int64_t kWidth = Vec<acc_t>::size();
+    for (int64_t i = 0; i < height; ++i) {
+      acc_t* line = to + i * to_stride;
+      for (int64_t j = 0; j < width; j += kWidth) {
+        const int64_t count = std::min(kWidth, width - j);
+        auto value = Vec<acc_t>::loadu(z.get() + i * to_stride + j, count);
+        auto sum = Vec<acc_t>::loadu(line + j, count);
+        if (options_.packed) {  // the stored value is sqrt(2) Z, its gradient counts twice
+          sum = (sum - value * along) * root_two;
+          value = value * root_half;
+        } else if (symmetric_) {
+          sum = sum + Vec<acc_t>::loadu(mirrored.get() + i * to_stride + j, count) -
+                two * value * along;
+        } else {
+          sum = sum - value * along;
+        }
+        sum = sum * scale;
+        if (options_.signed_sqrt) sum = signed_sqrt_gradient(sum, value * norms);
+        sum.store(line + j, count);
+      }
+      if (options_.packed && row + i >= col && row + i < col + width) {
+        const int64_t j = row + i - col;  // on the diagonal the stored value is Z
+        line[j] = diagonal(sample, row + i, norm, t);
+      }
+    }
+  }
+
+ private:
+  acc_t diagonal(int64_t sample, int64_t i, acc_t norm, acc_t t) const {
+    const int64_t at = sample * sample_size_ + packed_row(i, rows_);
+    const auto value = load_one<acc_t>(result_.data, result_.dtype, at);
+    const auto grad = load_one<acc_t>(grad_.data, grad_.dtype, at);
+    const acc_t dg = (grad - value * t) * static_cast<acc_t>(options_.scale) / norm;
+    return 2 * (options_.signed_sqrt ? signed_sqrt_gradient(dg, value * norm) : dg);
+  }
+
+  void read(const ProductTensor& from, int64_t sample, int64_t row, int64_t height, int64_t col,
+            int64_t width, acc_t* to, int64_t to_stride, bool transposed) const {
+    MoveDims move;
+    move.add(height, transposed ? 1 : cols_, to_stride);
+    move.add(width, transposed ? cols_ : 1, 1);
+    const int64_t offset = transposed ? col * cols_ + row : row * cols_ + col;
+    gather(to, from, sample * sample_size_ + offset, move);
+  }
+
+  // A block of the symmetric matrix whose upper triangle is packed.
+  void unpack(const ProductTensor& from, int64_t sample, int64_t row, int64_t height, int64_t col,
+              int64_t width, acc_t* to, int64_t to_stride) const {
+    const int64_t begin = sample * sample_size_;
+    dispatch_dtype(from.dtype, [&](auto zero) {
+      const auto* data = static_cast<const decltype(zero)*>(from.data) + begin;
+      for (int64_t i = row; i < row + height; ++i) {
+        const int64_t first = std::max(col, i), count = col + width - first;
+        if (count > 0) {
+          copy_run(to + (i - row) * to_stride + first - col, 1,
+                   data + packed_row(i, rows_) + first - i, 1, count);
+        }
+      }
+      for (int64_t j = col; j < col + width; ++j) {  // below the diagonal: rows of the packed one
+        const int64_t first = std::max(row, j + 1);
+        for (int64_t i = first; i < row + height; ++i) {
+          to[(i - row) * to_stride + j - col] =
+              static_cast<acc_t>(data[packed_row(j, rows_) + i - j]);
+        }
+      }
+    });
+  }
+
+  ProductTensor grad_, result_;
+  const acc_t* norms_;
+  int64_t sample_size_, rows_, cols_;
+  bool symmetric_;
+  BilinearPoolOptions options_;
+  std::vector<acc_t> projections_;
+};
+
+template <typename acc_t>
+void backward_in(const at::Tensor& grad_x, const at::Tensor& grad_y, const at::Tensor& grad,
+                 const at::Tensor& x, const at::Tensor& y, const at::Tensor& result,
+                 const at::Tensor& norm, const BilinearPoolOptions& options) {
+  const Features<acc_t> left(x, options.center);
+  std::optional<Features<acc_t>> right;
+  if (y.defined()) right.emplace(y, options.center);
+  GradientBlocks<acc_t> blocks(grad, result, norm, left.rows, !right, options);
+  const auto direct = [&](auto... arguments) { blocks.template form<false>(arguments...); };
+  const auto turned = [&](auto... arguments) { blocks.template form<true>(arguments...); };
+  for_stretches<acc_t>(
+      left.samples, result.numel() / left.samples, [&](int64_t first, int64_t samples) {
+        blocks.project(first, samples);
+        multiply_formed<acc_t>(direct, right ? *right : left, grad_x, first, samples);
+        if (grad_y.defined()) multiply_formed<acc_t>(turned, left, grad_y, first, samples);
+      });
+}
+
+void forward_kernel(const at::Tensor& out, const at::Tensor& norm, const at::Tensor& x,
+                    const at::Tensor& y, const BilinearPoolOptions& options) {
+  if (x.scalar_type() == at::kDouble) return forward_in<double>(out, norm, x, y, options);
+  forward_in<float>(out, norm, x, y, options);
+}
+
+void backward_kernel(const at::Tensor& grad_x, const at::Tensor& grad_y, const at::Tensor& grad,
+                     const at::Tensor& x, const at::Tensor& y, const at::Tensor& result,
+                     const at::Tensor& norm, const BilinearPoolOptions& options) {
+  const auto dense_grad = grad.contiguous(), dense_result = result.contiguous(),
+             dense_norm = norm.contiguous();
+  const auto run = [&](auto zero) {
+    backward_in<decltype(zero)>(grad_x, grad_y, dense_grad, x, y, dense_result, dense_norm,
+                                options);
+  };
+  if (x.scalar_type() == at::kDouble) return run(double{});
+  run(float{});
+}
+
+const RegisterKernel forward(bilinear_pool_stub, at::kCPU, &forward_kernel);
+const RegisterKernel backward(bilinear_pool_backward_stub, at::kCPU, &backward_kernel);
+
+}  // namespace
+}  // namespace pyext
