@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import pyext
-from benchmarks import contraction
+from benchmarks import contraction, passes
 from benchmarks.case import (
     BEST,
     COMPILED,
@@ -24,6 +23,7 @@ from benchmarks.case import (
     Target,
 )
 from benchmarks.contraction import Contraction
+from benchmarks.passes import Function, Run
 
 TCCG_OUT = Group("TCCG, out=", (Target(FLOOR, 0.5), Target(EAGER, 2)))
 TCCG_FRESH = Group("TCCG, fresh results", (Target(EAGER, 2.2),))
@@ -67,8 +67,6 @@ QUICK, QUICK_OUT = ("ijklno,ijlmno->ijkmno", "jk,ijkl->il"), ("adb,cd->cba",)
 HEADLINES = ("aebd,ce->dcba", "i,j->ij", "bij,bij->b", "ijk,jr,kr->ir")
 HEADLINES_OUT = ("aebd,ce->dcba", "fbea,cedf->dcba")
 HEADLINES_BACKWARD = ("bqhd,bkhd->bhqk",)
-
-Run = Callable[..., Sequence[Tensor]]
 
 # The plain ops with which a user of torch would write it, and their names.
 PLAIN: dict[str, tuple[str, Callable[..., Tensor]]] = {
@@ -119,7 +117,7 @@ def cases(device: str) -> list[Case]:
         *(_forward(one, EVERYDAY) for one in everyday),
         *(_backward(one, EVERYDAY_BACKWARD) for one in everyday if one.equation in BACKWARD),
     ]
-    return found if device == "cpu" else [_without_targets(case) for case in found]
+    return found if device == "cpu" else [case.without_targets() for case in found]
 
 
 def _into_buffer(one: Contraction) -> Case:
@@ -167,7 +165,7 @@ def _forward(one: Contraction, group: Group) -> Case:
         op="einsum",
         name=one.name,
         inputs=one.operands,
-        candidates=_candidates(one, lambda function: lambda *x: (function(*x),)),
+        candidates=_candidates(one, passes.forward),
         moved_bytes=moved,
         flops=one.flops,
         overlap=everyday,
@@ -188,22 +186,11 @@ def _backward(one: Contraction, group: Group) -> Case:
         leaves = [operand.requires_grad_() for operand in one.operands(device)]
         return [*leaves, torch.randn(one.result_shape, device=device)]
 
-    def step(function: Callable[..., Tensor]) -> Run:
-        def run(*inputs: Tensor) -> Sequence[Tensor]:
-            *leaves, cotangent = inputs
-            for leaf in leaves:
-                leaf.grad = None
-            result = function(*leaves)
-            result.backward(cotangent)
-            return (result, *(leaf.grad for leaf in leaves if leaf.grad is not None))
-
-        return run
-
     return Case(
         op="einsum",
         name=f"{one.name}, forward + backward",
         inputs=inputs,
-        candidates=_candidates(one, step),
+        candidates=_candidates(one, passes.forward_backward),
         # Backward reads the gradient of the result and the operands again, and writes theirs.
         moved_bytes=3 * one.operand_bytes + 2 * one.result_bytes,
         flops=3 * one.flops,
@@ -227,15 +214,14 @@ def _least(one: Contraction) -> float:
     return MUCH_FASTER if much else NO_LOSS
 
 
-def _candidates(one: Contraction, run: Callable[[Callable[..., Tensor]], Run]) -> list[Candidate]:
+def _candidates(one: Contraction, run: Callable[[Function], Run]) -> list[Candidate]:
     native = one.called(torch.einsum)
     found = [Candidate(EAGER, run(native), note=_order(one))]
     if one.equation in PLAIN:
         note, plain = PLAIN[one.equation]
         found.append(Candidate(BEST, run(plain), note=note))
     if one.equation in COMPILES and one.dtype == torch.float32:
-        compiled = torch.compile(native, fullgraph=True, dynamic=False)
-        found.append(Candidate(COMPILED, run(compiled)))
+        found.append(Candidate(COMPILED, run(passes.compiled(native))))
     return [*found, Candidate(OURS, run(one.called(pyext.einsum)))]
 
 
@@ -243,9 +229,3 @@ def _order(one: Contraction) -> str:
     """Who orders the operands of a longer expression for torch."""
     optimizes = torch.backends.opt_einsum.is_available() and torch.backends.opt_einsum.enabled
     return "with opt_einsum" if optimizes and len(one.shapes) > 2 else ""
-
-
-def _without_targets(case: Case) -> Case:
-    """Nothing has been promised for a GPU."""
-    group = case.group and replace(case.group, targets=())
-    return replace(case, targets=(), group=group)

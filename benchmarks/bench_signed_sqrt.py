@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 import pyext
 from benchmarks.case import BEST, COMPILED, EAGER, OURS, OURS_COMPILED, Candidate, Case
+from benchmarks.passes import compiled, forward, forward_backward
 
 EPS = 1e-5
 
 POOLED = (32, 512 * 512)  # what bilinear pooling of 512 channels hands on, for a batch of 32
 SMALL = (1000,)
-
-Run = Callable[..., Sequence[Tensor]]
 
 
 def cases(_device: str) -> list[Case]:
@@ -43,14 +42,6 @@ def _ours(x: Tensor) -> Tensor:
     return pyext.signed_sqrt(x, EPS)
 
 
-def _compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    return torch.compile(function, fullgraph=True, dynamic=False)
-
-
-def _results(function: Callable[..., Tensor]) -> Run:
-    return lambda *inputs: (function(*inputs),)
-
-
 def _random(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Tensor:
     return torch.randn(shape).to(device, dtype)
 
@@ -61,11 +52,11 @@ def _forward(name: str, shape: tuple[int, ...], dtype: torch.dtype, quick: bool 
         name=name,
         inputs=lambda device: [_random(shape, dtype, device)],
         candidates=[
-            Candidate(EAGER, _results(_native)),
-            Candidate(BEST, _results(_one_temporary), note="in place on the temporaries"),
-            Candidate(COMPILED, _results(_compiled(_native))),
-            Candidate(OURS, _results(_ours)),
-            Candidate(OURS_COMPILED, _results(_compiled(_ours))),
+            Candidate(EAGER, forward(_native)),
+            Candidate(BEST, forward(_one_temporary), note="in place on the temporaries"),
+            Candidate(COMPILED, forward(compiled(_native))),
+            Candidate(OURS, forward(_ours)),
+            Candidate(OURS_COMPILED, forward(compiled(_ours))),
         ],
         moved_bytes=2 * torch.Size(shape).numel() * dtype.itemsize,
         quick=quick,
@@ -84,7 +75,7 @@ def _into_buffer() -> Case:
 
     # Each has buffers of its own.
     def candidate(name: str, function: Callable[..., Tensor], note: str = "") -> Candidate:
-        return Candidate(name, _results(function), keeps_inputs=False, note=note)
+        return Candidate(name, forward(function), keeps_inputs=False, note=note)
 
     def copied(x: Tensor, out: Tensor, _: Tensor) -> Tensor:
         return out.copy_(_native(x))
@@ -96,7 +87,7 @@ def _into_buffer() -> Case:
         candidates=[
             candidate(EAGER, copied),
             candidate(BEST, native, note="out= twice, then in place"),
-            candidate(COMPILED, _compiled(copied)),
+            candidate(COMPILED, compiled(copied)),
             candidate(OURS, ours),
         ],
         moved_bytes=2 * torch.Size(POOLED).numel() * 4,
@@ -111,7 +102,7 @@ def _in_place() -> Case:
 
     # Each has a tensor of its own, whose values tend to 1 and -1 from call to call.
     def candidate(name: str, function: Callable[[Tensor], Tensor], note: str = "") -> Candidate:
-        return Candidate(name, _results(function), keeps_inputs=False, note=note)
+        return Candidate(name, forward(function), keeps_inputs=False, note=note)
 
     return Case(
         op="signed_sqrt",
@@ -120,7 +111,7 @@ def _in_place() -> Case:
         candidates=[
             candidate(EAGER, lambda x: x.copy_(_native(x))),
             candidate(BEST, native, note="in place, with one temporary for the sign"),
-            candidate(COMPILED, _compiled(lambda x: x.copy_(_native(x)))),
+            candidate(COMPILED, compiled(lambda x: x.copy_(_native(x)))),
             candidate(OURS, lambda x: pyext.signed_sqrt_(x, EPS)),
         ],
         moved_bytes=2 * torch.Size(POOLED).numel() * 4,
@@ -129,16 +120,6 @@ def _in_place() -> Case:
 
 
 def _forward_backward(name: str, shape: tuple[int, ...]) -> Case:
-    def step(function: Callable[[Tensor], Tensor]) -> Run:
-        def run(x: Tensor, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-            x.grad = None
-            result = function(x)
-            result.backward(cotangent)
-            assert x.grad is not None
-            return result, x.grad
-
-        return run
-
     def inputs(device: str) -> list[Tensor]:
         x, cotangent = (_random(shape, torch.float32, device) for _ in range(2))
         return [x.requires_grad_(), cotangent]
@@ -148,10 +129,10 @@ def _forward_backward(name: str, shape: tuple[int, ...]) -> Case:
         name=name,
         inputs=inputs,
         candidates=[
-            Candidate(EAGER, step(_native)),
-            Candidate(COMPILED, step(_compiled(_native))),
-            Candidate(OURS, step(_ours)),
-            Candidate(OURS_COMPILED, step(_compiled(_ours))),
+            Candidate(EAGER, forward_backward(_native)),
+            Candidate(COMPILED, forward_backward(compiled(_native))),
+            Candidate(OURS, forward_backward(_ours)),
+            Candidate(OURS_COMPILED, forward_backward(compiled(_ours))),
         ],
         # Forward reads x and writes y; backward reads y and its gradient and writes that of x.
         moved_bytes=5 * torch.Size(shape).numel() * 4,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -100,6 +100,11 @@ class Case:
     quick: bool = False
     headline: bool = False
     tolerance: float = 1e-4
+
+    def without_targets(self) -> Case:
+        """For a device on which nothing has been promised."""
+        group = self.group and replace(self.group, targets=())
+        return replace(self, targets=(), group=group)
 
 
 def ops() -> list[str]:

@@ -73,7 +73,8 @@ def _heading(axes: Axes, row: float, name: str, cases: Sequence[CaseResult]) -> 
 
 def _row(axes: Axes, row: float, case: CaseResult) -> None:
     equation, _, sizes = case.name.partition(", ")
-    sizes = sizes.removesuffix("out=").removesuffix("forward + backward").removesuffix(", ")
+    for known in ("out=", "forward + backward", "forward", ", "):  # the group says it
+        sizes = sizes.removesuffix(known)
     _beside(axes, EQUATION, row, equation, family="monospace")
     _beside(axes, LABEL_SIZES, row, sizes, color="0.45", fontsize=7)
     torch, ours = case[EAGER], case[OURS]

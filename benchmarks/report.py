@@ -71,14 +71,15 @@ def _readme_section(run: Run) -> str:
             "Native best is what a user of torch can do without us, such as `fused=True` for an "
             "optimizer.",
             table,
-            *(
-                f"[How far each case of `{op}` is from the floor]"
-                f"(docs/{distances.file_name(run, op)})."
-                for op in distances.ops(run)
-            ),
+            _distances(run),
             _promises(run),
         ]
     )
+
+
+def _distances(run: Run) -> str:
+    pictures = (f"[`{op}`](docs/{distances.file_name(run, op)})" for op in distances.ops(run))
+    return f"How far each case is from the floor: {', '.join(pictures) or '-'}."
 
 
 def _headline_row(case: CaseResult) -> list[str]:
@@ -100,11 +101,11 @@ def _all_results(runs: Sequence[Run], pictured: Sequence[Run]) -> str:
         "# Benchmarks",
         "Written by `python -m benchmarks report` from `benchmarks/results/`. Every candidate of a "
         "case ran in turns with the others, in one process; times are medians, ± is half the "
-        "distance between the quartiles. The floor is the larger of bytes over the streaming "
-        "bandwidth and operations over the rate of a matrix product (float32, or a smaller float "
-        "that the operands have), both measured in the same run, or their sum for the contractions "
-        "of TCCG; it says nothing about a case that lasts no longer than a call. Memory is the "
-        "peak beyond the inputs.",
+        "distance between the quartiles; what takes seconds is timed by one call. The floor is the "
+        "larger of bytes over the streaming bandwidth and operations over the rate of a matrix "
+        "product (float32, or a smaller float that the operands have), both measured in the same "
+        "run, or their sum for the contractions of TCCG; it says nothing about a case that lasts "
+        "no longer than a call. Memory is the peak beyond the inputs.",
     ]
     for run in runs:
         parts += [f"## {run.machine.title}", _heading(run), _promises(run)]
@@ -127,13 +128,12 @@ def _full_rows(case: CaseResult) -> Iterable[list[str]]:
         if one.seconds is None:
             yield [name, by, one.missing or "", "", "", "", ""]
             continue
-        low, high = one.quartiles or (0.0, 0.0)
         share = case.share_of_floor(one.name)
         yield [
             name,
             by,
             duration(one.seconds),
-            f"{(high - low) / 2 / one.seconds:.0%}",
+            one.spread,
             "" if one.name == OURS or not one.speedup else _times(one.speedup[0]),
             f"{share:.0%}" if share and case.has_floor else "",
             size(one.peak_bytes or 0),

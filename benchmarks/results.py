@@ -25,7 +25,7 @@ class Measurement:
         name: who did the work.
         missing: why it did not run.
         seconds: the median.
-        quartiles: first and third quartile.
+        quartiles: first and third quartile; None when it was so slow that it was called once.
         speedup: how many times as fast pyext is, and the quartiles of that.
         first_call: seconds of the first call.
         peak_bytes: memory beyond the inputs.
@@ -42,6 +42,14 @@ class Measurement:
     peak_bytes: int | None = None
     samples: Sequence[int] | None = None
     note: str = ""
+
+    @property
+    def spread(self) -> str:
+        """Half the distance between the quartiles, for people."""
+        if not (self.seconds and self.quartiles):
+            return "one call"
+        low, high = self.quartiles
+        return f"{(high - low) / 2 / self.seconds:.0%}"
 
 
 @dataclass(frozen=True)

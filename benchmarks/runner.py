@@ -17,9 +17,10 @@ from benchmarks import floors, memory, timing
 from benchmarks.case import COMPILED, OURS, OURS_COMPILED, Candidate, Case
 from benchmarks.floors import MULTIPLIES, STREAMS, Floors
 from benchmarks.results import CaseResult, Measurement
-from benchmarks.timing import Function, OnRound, no_report
+from benchmarks.timing import Function, OnRound, Timing, no_report
 
 BANDWIDTH_PROBE, GEMM_PROBE = "bandwidth probe", "gemm probe"
+BY_COMPILER = (COMPILED, OURS_COMPILED)
 MAX_SETS = 64
 
 
@@ -46,13 +47,16 @@ def run_case(
     torch._inductor.config.fx_graph_cache = False
     torch._functorch.config.enable_autograd_cache = False
     ready = _make_ready(case, device, compiled)
-    functions = {name: one.function for name, one in ready.items() if one.function}
-    probed, amounts = dict(functions), {}
-    if functions and case.moved_bytes >= STREAMS:
+    probed = {
+        name: one.function for name, one in ready.items() if one.function and not one.single_call
+    }
+    amounts: dict[str, float] = {}
+    if case.moved_bytes >= STREAMS:
         probed[BANDWIDTH_PROBE], amounts[BANDWIDTH_PROBE] = floors.bandwidth_probe(device)
-    if functions and case.flops >= MULTIPLIES:
+    if case.flops >= MULTIPLIES:
         probed[GEMM_PROBE], amounts[GEMM_PROBE] = floors.gemm_probe(device, case.gemm_dtype)
     timings = timing.interleaved(probed, device, seconds * case.time_share, on_round)
+    timings |= {name: one.single_call for name, one in ready.items() if one.single_call}
     rates = {name: amount / timings[name].median for name, amount in amounts.items()}
     machine = Floors(
         rates.get(BANDWIDTH_PROBE, machine.bandwidth), rates.get(GEMM_PROBE, machine.gemm_rate)
@@ -68,7 +72,7 @@ def run_case(
         return Measurement(
             candidate.name,
             seconds=times.median,
-            quartiles=times.quartiles,
+            quartiles=times.quartiles if len(times.samples) > 1 else None,
             speedup=timing.ratio(times, ours) if ours else None,
             first_call=one.first_call,
             peak_bytes=one.peak_bytes,
@@ -100,6 +104,7 @@ class _Ready:
     runs_per_call: int = 1
     first_call: float = 0.0
     peak_bytes: int = 0
+    single_call: Timing | None = None  # of one too slow for the rounds
 
 
 def _make_ready(case: Case, device: str, compiled: bool) -> dict[str, _Ready]:
@@ -109,7 +114,7 @@ def _make_ready(case: Case, device: str, compiled: bool) -> dict[str, _Ready]:
     sets = _input_sets(case, device)
     for candidate in case.candidates:
         reason = candidate.missing
-        if not compiled and candidate.name in (COMPILED, OURS_COMPILED):
+        if not compiled and candidate.name in BY_COMPILER:
             reason = "left out by --no-compile"
         if reason or candidate.run is None:
             ready[candidate.name] = _Ready(reason)
@@ -122,12 +127,14 @@ def _make_ready(case: Case, device: str, compiled: bool) -> dict[str, _Ready]:
             expected = results if expected is None else expected
             _check_agreement(results, expected, case.tolerance)
             function = _over(candidate.run, own)
-            function()
-            peak = memory.peak_extra_bytes(function, own, device)
+            if candidate.name in BY_COMPILER:
+                function()  # what the first call left behind may make it compile again
+            peak, seconds = memory.peak_extra_bytes(function, own, device)
+            single = Timing((seconds,), 1) if seconds >= timing.SLOW_CALL else None
             runs = 1
             if device == "cuda":
                 function, runs = _graph_over(candidate.run, own), len(own)
-            ready[candidate.name] = _Ready(None, function, runs, first_call, peak)
+            ready[candidate.name] = _Ready(None, function, runs, first_call, peak, single)
         except Exception as error:  # one that fails is a result too: it is shown, and the rest runs
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
             ready[candidate.name] = _Ready(reason)

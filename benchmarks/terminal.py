@@ -43,12 +43,11 @@ def _row(case: CaseResult, one: Measurement) -> list[Text | str]:
     name = Text(f"  {one.name}", "green" if one.name == OURS else "")
     if one.seconds is None:
         return [name.append(f": {one.missing}", "dim")]
-    low, high = one.quartiles or (0.0, 0.0)
     share = case.share_of_floor(one.name)
     return [
         name,
         duration(one.seconds),
-        f"{(high - low) / 2 / one.seconds:.0%}",
+        one.spread,
         "" if one.name == OURS or not one.speedup else f"{one.speedup[0]:.2f}x",
         f"{share:.0%}" if share else "",
         size(one.peak_bytes or 0),

@@ -18,6 +18,7 @@ import torch
 
 MIN_ROUNDS, MAX_ROUNDS = 7, 101
 SLOW_ROUND, SLOW_ROUNDS = 1.5, 3  # of rounds that take this many seconds, so many will do
+SLOW_CALL = 2.0  # a single call of so many seconds says enough
 SAMPLE_SECONDS = {"cpu": 2e-3, "cuda": 5e-3}  # shorter calls are repeated for as long as this
 WARM_UP_SECONDS = 0.2
 
@@ -34,7 +35,7 @@ class Timing:
     """The times of one candidate, in seconds per call.
 
     Attributes:
-        samples: one per round, each the mean of `calls` calls in a row.
+        samples: one per round, each the mean of `calls` calls in a row; or a single slow call.
         calls: how many calls make a sample.
     """
 
@@ -58,6 +59,8 @@ class Timing:
 
 def quartiles(values: tuple[float, ...]) -> tuple[float, float]:
     """The first and third quartile."""
+    if len(values) == 1:
+        return values[0], values[0]
     lower, _, upper = statistics.quantiles(values, n=4, method="inclusive")
     return lower, upper
 
@@ -66,9 +69,11 @@ def ratio(slow: Timing, fast: Timing) -> tuple[float, float, float]:
     """How many times as fast `fast` is, and the quartiles of that over the rounds.
 
     The ratio is that of the medians; its spread comes from the rounds, in each of which both ran
-    within the same moment.
+    within the same moment. A single slow call is compared with each round of the other.
     """
-    by_round = tuple(s / f for s, f in zip(slow.samples, fast.samples, strict=True))
+    rounds = max(len(slow.samples), len(fast.samples))
+    pairs = (one.samples * rounds if len(one.samples) == 1 else one.samples for one in (slow, fast))
+    by_round = tuple(s / f for s, f in zip(*pairs, strict=True))
     return slow.median / fast.median, *quartiles(by_round)
 
 
@@ -87,6 +92,8 @@ def interleaved(
             `SLOW_ROUNDS` of slow ones.
         on_round: told the number of rounds done and their total.
     """
+    if not functions:
+        return {}
     clock = _cuda_clock if device == "cuda" else _cpu_clock
     with _no_garbage_collection():
         warm = {name: _warm_up(function, clock) for name, function in functions.items()}

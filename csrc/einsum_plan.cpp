@@ -291,19 +291,21 @@ class Planner {
   }
 
   // Whether one step over all operands beats the products of pairs, or costs so little more that
-  // the memory of an intermediate is worth it.
+  // the memory of an intermediate is worth it: much, where that is large beside what is given.
   bool fused_is_cheaper() const {
-    constexpr double kWorthItsMemory = 1.25;
+    constexpr double kWorthSome = 1.25, kWorthMuch = 4;
     const double fused = lower(live_).second;
     Planner pairs = *this;
     pairs.contract_in_order();
-    double seconds = 0;
+    const auto element = static_cast<double>(c10::elementSize(request_.arithmetic));
+    double seconds = 0, largest = 0;
     for (const auto& step : pairs.plan_.steps) {
-      const auto element = static_cast<double>(c10::elementSize(request_.arithmetic));
       const double bytes = static_cast<double>(step.elements) * element;
       seconds += step.seconds + std::max(0.0, bytes - kCachedBytes) / kFreshBytesPerSecond;
+      largest = std::max(largest, bytes);
     }
-    return fused < kWorthItsMemory * seconds;
+    const bool is_large = largest > bytes_of(live_, expression_.output) / 2;
+    return fused < (is_large ? kWorthMuch : kWorthSome) * seconds;
   }
 
   void contract_in_order() {

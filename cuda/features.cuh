@@ -74,15 +74,17 @@ inline void inner_products(const at::Tensor& out, std::initializer_list<at::Tens
   cuda_multiply_reduce(problem);
 }
 
-// x less its mean over positions, in the arithmetic's type. Ops are called by their out= variants,
-// which autocast leaves alone.
+// x less its mean over positions, in the arithmetic's type, and once more less what the rounding of
+// the mean has left: far from zero that is not small. Ops are called by their out= variants, which
+// autocast leaves alone.
 inline at::Tensor centred(const at::Tensor& x) {
   const auto options = x.options().dtype(arithmetic_of(x));
   at::Tensor mean = at::empty({x.size(0), x.size(1), 1}, options);
   at::mean_out(mean, x, {2}, /*keepdim=*/true, mean.scalar_type());
   at::Tensor result = at::empty(x.sizes(), options);
   at::sub_out(result, x, mean);
-  return result;
+  at::mean_out(mean, result, {2}, /*keepdim=*/true);
+  return result.sub_(mean);
 }
 
 // Stores matrices as sums of kParts matrices of a type that cuBLAS multiplies features of. Two

@@ -11,24 +11,40 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     _load.load()
 
     from pyext import nn, optim
+    from pyext.ops.bilinear import biaffine, bilinear
+    from pyext.ops.bilinear_pool import bilinear_pool, unpack_symmetric
+    from pyext.ops.compact_bilinear_pool import (
+        TensorSketch,
+        compact_bilinear_pool,
+        tensor_sketch,
+    )
     from pyext.ops.cross_entropy import CrossEntropyStats, cross_entropy, mixup_cross_entropy
     from pyext.ops.einsum import EinsumPlan, einsum, einsum_plan
     from pyext.ops.fused_adam import FusedAdamResult, fused_adam, fused_adam_
+    from pyext.ops.matrix_sqrt_pool import matrix_sqrt_pool
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
 __all__ = [
     "CrossEntropyStats",
     "EinsumPlan",
     "FusedAdamResult",
+    "TensorSketch",
     "__version__",
+    "biaffine",
+    "bilinear",
+    "bilinear_pool",
+    "compact_bilinear_pool",
     "cross_entropy",
     "einsum",
     "einsum_plan",
     "fused_adam",
     "fused_adam_",
+    "matrix_sqrt_pool",
     "mixup_cross_entropy",
     "nn",
     "optim",
     "signed_sqrt",
     "signed_sqrt_",
+    "tensor_sketch",
+    "unpack_symmetric",
 ]

@@ -125,6 +125,7 @@ class Entry:
         saved_bytes: what may be kept from forward to backward of it, beyond arguments and results.
         has_derivative: whether the op has one; else `grad` of its samples is empty.
         saves_result: whether the derivative is taken from the result instead of the input.
+        sums_result: whether it then sums over the elements of the result.
     """
 
     op: str
@@ -141,6 +142,7 @@ class Entry:
     has_out: bool = False
     has_derivative: bool = True
     saves_result: bool = False
+    sums_result: bool = False
 
     @property
     def name(self) -> str:

@@ -78,12 +78,15 @@ def errors(actual: Tensor, expected: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.where(distance == 0, 0, distance / unit)
 
 
-def assert_agrees(actual: Tensor, expected: Tensor, *, roundings: int = 1) -> None:
+def assert_agrees(
+    actual: Tensor, expected: Tensor, *, roundings: int = 1, summed: bool = False
+) -> None:
     """Checks a result against the float64 reference.
 
     Allowed are `roundings` to the dtype of the result, 32 roundings of the arithmetic (float32 for
     half types) relative to each element, and 2 relative to the largest one, since sums are taken
-    over all of them; twice that for float64, where the reference is no more exact. Infinities and
+    over all of them; twice that for float64, where the reference is no more exact. Where rounded
+    numbers are `summed`, their roundings too are relative to the largest element. Infinities and
     NaNs stand where the reference has them.
     """
     assert actual.shape == expected.shape
@@ -100,7 +103,8 @@ def assert_agrees(actual: Tensor, expected: Tensor, *, roundings: int = 1) -> No
     eps = arithmetic_eps(actual.dtype)
     bound = 32 * eps * expected.abs() + 2 * eps * largest(expected)
     bound = bound * (2 if actual.dtype == torch.float64 else 1)
-    bound = bound + roundings * rounding(actual.dtype, expected)
+    rounded = torch.full_like(expected, largest(expected)) if summed else expected
+    bound = bound + roundings * rounding(actual.dtype, rounded)
     wrong = (finite & ~((actual.double() - expected).abs() <= bound)).nonzero()
     if len(wrong):
         at = tuple(wrong[0].tolist())

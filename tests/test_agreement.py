@@ -18,7 +18,8 @@ def test_outputs_and_gradients_agree_with_the_reference(entry, sample, ones):
         assert_agrees(actual, expected)
     for actual, expected in zip(gradients, expected_gradients, strict=True):
         # The derivative of an op that saves its result is taken from the rounded result.
-        assert_agrees(actual, expected, roundings=2 if entry.saves_result else 1)
+        roundings = 2 if entry.saves_result else 1
+        assert_agrees(actual, expected, roundings=roundings, summed=entry.sums_result)
 
 
 # Not float64: the reference is no more exact than what it would judge.

@@ -1,5 +1,6 @@
 """The benchmarks measure what they say: times, memory, targets, regressions."""
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,16 +15,29 @@ from benchmarks import (
     floors,
     machine,
     memory,
+    passes,
     report,
     results,
     runner,
     timing,
 )
-from benchmarks.case import EAGER, FLOOR, GEMM_RATE, OURS, Candidate, Case, Group, Target
+from benchmarks.case import (
+    BEST,
+    COMPILED,
+    EAGER,
+    FLOOR,
+    GEMM_RATE,
+    OURS,
+    Candidate,
+    Case,
+    Group,
+    Target,
+)
 
 pytestmark = pytest.mark.once
 
 MIB = 1 << 20
+POOLING = "32 x 512 x 28 x 28, forward + backward"
 LIMITS = floors.Floors(bandwidth=1e10, gemm_rate=1e11)
 
 
@@ -77,6 +91,68 @@ def test_the_ratio_is_that_of_the_medians():
     assert timing.ratio(slow, fast) == (2.0, 2.0, 2.0)
 
 
+def test_one_slow_call_is_compared_with_every_round():
+    slow, fast = timing.Timing((6.0,), 1), timing.Timing((1.0, 2.0, 3.0), 1)
+    assert timing.ratio(slow, fast) == (3.0, 2.5, 4.5)
+
+
+def test_what_is_slow_is_called_twice(monkeypatch):
+    """Once for its result, once for its time and its memory."""
+    monkeypatch.setattr(timing, "SLOW_CALL", 1e-3)
+    calls = []
+
+    def slow(x):
+        calls.append("slow")
+        time.sleep(2e-3)
+        return [x + 1]
+
+    result = run(addition([Candidate(EAGER, slow), Candidate(OURS, lambda x: [x + 1])]))
+    assert len(calls) == 2
+    assert result[EAGER].samples == (1, 1)
+    assert result[EAGER].spread == "one call"
+    assert result.speedup_over(EAGER) > 10
+    assert result[OURS].spread.endswith("%")
+
+
+def test_a_case_of_which_nothing_runs_is_a_result():
+    failing = Candidate(EAGER, lambda x: [x.no_such_op()])
+    result = run(addition([failing, Candidate(OURS, None, missing="not here")]))
+    assert a_run(result).failures == [result]
+
+
+def test_both_passes_give_the_result_and_the_gradients():
+    x, scale = torch.randn(3, requires_grad=True), torch.tensor(2.0)
+    run_both = passes.forward_backward(lambda x, scale: x * scale)
+    result, gradient = run_both(x, scale, torch.ones(3))
+    assert torch.equal(result, 2 * x)
+    assert torch.equal(gradient, torch.full((3,), 2.0))
+
+
+def test_a_work_is_two_cases():
+    ways = [
+        passes.Way(EAGER, torch.mul),
+        passes.Way(BEST, lambda x, y: x.mul_(y), backward=False),
+        passes.Way(OURS, torch.mul),
+    ]
+    work = passes.Work("op", "5", [(5,), (5,)], (5,), ways, flops=(1.0, 2.0))
+    one, both = work.forward(quick=True), work.forward_backward()
+    names = [candidate.name for candidate in one.candidates]
+    assert names == [EAGER, BEST, COMPILED, OURS]
+    assert [candidate.name for candidate in both.candidates] == [EAGER, COMPILED, OURS]
+    assert (one.name, both.name) == ("5, forward", "5, forward + backward")
+    assert (one.quick, both.quick) == (True, False)
+    assert (one.flops, both.flops) == (1.0, 3.0)
+    assert (one.moved_bytes, both.moved_bytes) == (4 * 15, 4 * (3 * 10 + 2 * 5))
+    assert [x.requires_grad for x in one.inputs("cpu")] == [False, False]
+    assert [x.requires_grad for x in both.inputs("cpu")] == [True, True, False]
+
+
+def test_the_cost_of_pooling_is_that_of_one_triangle():
+    (case_now,) = (one for one in case.cases("bilinear_pool", "cpu") if one.name == POOLING)
+    assert case_now.flops == 32 * 512 * 512 * 784 * 3  # half forward, a whole product backward
+    assert case_now.moved_bytes == 4 * 3 * 32 * (512 * 784 + 512 * 512)
+
+
 def test_memory_is_the_peak_beyond_what_was_there():
     x = torch.randn(MIB // 4, requires_grad=True)
 
@@ -85,9 +161,9 @@ def test_memory_is_the_peak_beyond_what_was_there():
         (x * 2 * 3).sum().backward()
 
     two_temporaries()
-    assert memory.peak_extra_bytes(two_temporaries, [[x]], "cpu") == pytest.approx(
-        2 * MIB, rel=0.01
-    )
+    peak, seconds = memory.peak_extra_bytes(two_temporaries, [[x]], "cpu")
+    assert peak == pytest.approx(2 * MIB, rel=0.01)
+    assert 0 < seconds < 1
 
 
 def test_a_case_is_measured_and_judged():

@@ -9,7 +9,7 @@ import pyext
 from tests.registry import ENTRIES, made
 from tests.samples.einsum_bad import REFUSED
 
-ENTRY = next(entry for entry in ENTRIES if entry.op == "einsum")
+ENTRY = next(entry for entry in ENTRIES if entry.name == "einsum")
 BAD_CALLS = made(ENTRY, "bad_calls", "cpu", torch.float32)
 
 

@@ -8,6 +8,8 @@ from tests.measure import assert_same_bits, outputs_of, run
 from tests.memory import saved_tensors
 from tests.registry import GPUS, each, each_derived
 
+pytestmark = pytest.mark.once
+
 HALF = (torch.bfloat16, torch.float16)
 
 

@@ -139,11 +139,14 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
               double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
   const Arguments arguments{scale, eps, signed_sqrt, l2, packed, center};
   const auto y = y_.value_or(at::Tensor());
-  if (is_derived(grad) || is_derived(x) || is_derived(y)) {
-    return Formula(x, y, arguments).gradients(grad);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return arguments.backward(grad, x, y_, result, norm);
+  auto value = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return arguments.backward(grad, x, y_, result, norm);
+  }();
+  if (!is_derived(grad) && !is_derived(x) && !is_derived(y)) return value;
+  const auto [of_x, of_y] = Formula(x, y, arguments).gradients(grad);
+  return {with_derivatives_of(of_x, std::get<0>(value)),
+          with_derivatives_of(of_y, std::get<1>(value))};
 }
 
 // As torch's matrix products: features of a wider type are cast to the type of autocast.

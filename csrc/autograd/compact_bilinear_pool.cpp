@@ -114,12 +114,15 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
   const Sketches sketches{hash1, sign1, hash2, sign2};
   check_differentiable(sketches);
   const auto y = y_.value_or(at::Tensor());
-  if (is_derived(grad) || is_derived(x) || is_derived(y)) {
-    const auto output_dim = grad.sym_size(1).guard_int(__FILE__, __LINE__);
-    return Formula(x, y, sketches, output_dim).gradients(grad);
-  }
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return compact_bilinear_pool_backward(grad, x, y_, sketches);
+  auto value = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return compact_bilinear_pool_backward(grad, x, y_, sketches);
+  }();
+  if (!is_derived(grad) && !is_derived(x) && !is_derived(y)) return value;
+  const auto output_dim = grad.sym_size(1).guard_int(__FILE__, __LINE__);
+  const auto [of_x, of_y] = Formula(x, y, sketches, output_dim).gradients(grad);
+  return {with_derivatives_of(of_x, std::get<0>(value)),
+          with_derivatives_of(of_y, std::get<1>(value))};
 }
 
 // As torch's matrix products: features of a wider type are cast to the type of autocast.

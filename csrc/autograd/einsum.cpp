@@ -94,6 +94,8 @@ struct EinsumBackward : OpNode {
   variable_list gradients(variable_list&& grads) override {
     variable_list result(operands.size());
     if (!grads[0].defined()) return result;
+    // In the types of the forward pass, wherever backward is called.
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
     std::vector<at::Tensor> values;
     std::vector<int64_t> ranks;
     for (const auto& operand : operands) {

@@ -3,7 +3,6 @@
 // written in differentiable ops.
 #include "matrix_sqrt_pool.h"
 
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include "autograd/pooling.h"
@@ -121,29 +120,17 @@ at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
 // The derivative is taken through x: the result is a function of it.
 at::Tensor backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& result,
                     int64_t iterations, bool packed) {
-  if (is_derived(grad) || is_derived(x)) return Formula(x, iterations, packed).gradient(grad);
-  const at::AutoDispatchBelowADInplaceOrView guard;
-  return matrix_sqrt_pool_backward(grad, x, result, iterations, packed);
-}
-
-// As torch's linear algebra: in float32 under autocast.
-template <c10::DeviceType device, c10::DispatchKey key>
-at::Tensor with_autocast(const at::Tensor& x, int64_t iterations, bool packed) {
-  const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
-  return matrix_sqrt_pool(at::autocast::cached_cast(at::kFloat, x, device), iterations, packed);
+  const auto value = [&] {
+    const at::AutoDispatchBelowADInplaceOrView guard;
+    return matrix_sqrt_pool_backward(grad, x, result, iterations, packed);
+  }();
+  if (!is_derived(grad) && !is_derived(x)) return value;
+  return with_derivatives_of(Formula(x, iterations, packed).gradient(grad), value);
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
   m.impl("matrix_sqrt_pool", forward);
   m.impl("matrix_sqrt_pool_backward", backward);
-}
-
-TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
-  m.impl("matrix_sqrt_pool", with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
-}
-
-TORCH_LIBRARY_IMPL(pyext, AutocastCUDA, m) {
-  m.impl("matrix_sqrt_pool", with_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
 }
 
 }  // namespace

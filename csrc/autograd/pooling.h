@@ -43,6 +43,19 @@ inline at::Tensor diagonal_and_other(int64_t d, double diagonal, double other,
   return at::eye(d, options) * (diagonal - other) + other;
 }
 
+struct PassOn : OpNode {
+  PassOn() : OpNode("PassOn") {}
+  variable_list gradients(variable_list&& grads) override { return std::move(grads); }
+};
+
+// The value of a kernel, with the derivatives of the formula for it.
+inline at::Tensor with_derivatives_of(const at::Tensor& formula, const at::Tensor& value) {
+  NodePtr owner;
+  if (record<PassOn>(owner, formula) != nullptr) torch::autograd::set_history(value, owner);
+  if (has_tangent(formula)) set_tangent(value, tangent_of(formula));
+  return value;
+}
+
 inline bool is_derived(const at::Tensor& x) {
   return x.defined() && (has_tangent(x) || torch::autograd::compute_requires_grad(x));
 }

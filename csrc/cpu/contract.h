@@ -192,7 +192,8 @@ class Contraction {
       const int64_t most = thin ? 48 : std::clamp<int64_t>(values / depth, 64, 2048);
       n.cut(most, wide || !two_runs ? 64 : 16, 16);
       wide_bricks_ = n.bricks();
-      if (share < most && !thin) n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
+      if (share < most && !thin)
+        n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
       m.cut(64);
     }
   }

@@ -30,7 +30,8 @@ Cut cut_depth(int64_t size) {
   return {size, (size + pieces - 1) / pieces};
 }
 
-// A batch of matrices of any strides and dtype, less a mean per row if there are means.
+// A batch of matrices of any strides and dtype, less a mean per row if there are means. A mean is
+// the sum of two numbers: one alone is too coarse for features far from zero.
 template <typename acc_t>
 struct Features {
   ProductTensor tensor;
@@ -58,12 +59,13 @@ struct Features {
     gather(to, tensor, sample * sample_stride + row * row_stride + col * col_stride, move);
     if (means == nullptr) return;
     const acc_t* mean = means.get() + sample * rows + row;
+    const acc_t* rest = mean + samples * rows;
     for (int64_t i = 0; i < (transposed ? width : height); ++i) {
       acc_t* line = to + i * to_stride;
       if (transposed) {
-        for (int64_t j = 0; j < height; ++j) line[j] -= mean[j];
+        for (int64_t j = 0; j < height; ++j) line[j] = (line[j] - mean[j]) - rest[j];
       } else {
-        for (int64_t j = 0; j < width; ++j) line[j] -= mean[i];
+        for (int64_t j = 0; j < width; ++j) line[j] = (line[j] - mean[i]) - rest[i];
       }
     }
   }
@@ -80,30 +82,40 @@ struct Features {
   }
 
  private:
+  static constexpr int64_t kRows = 32, kCols = 256;
+
   void form_means() {
-    constexpr int64_t kRows = 32, kCols = 256;
-    auto found = make_scratch<acc_t>(samples * rows);
-    const int64_t blocks = (rows + kRows - 1) / kRows;
+    const int64_t count = samples * rows, blocks = (rows + kRows - 1) / kRows;
+    auto found = make_scratch<acc_t>(2 * count);
     share_tasks(samples * blocks, [&](const auto& take) {
-      alignas(64) acc_t block[kRows * kCols];
       for (int64_t task = take(); task >= 0; task = take()) {
         const int64_t sample = task / blocks, row = task % blocks * kRows;
         const int64_t height = std::min(kRows, rows - row);
-        double sums[kRows] = {};
-        for (int64_t col = 0; col < cols; col += kCols) {
-          const int64_t width = std::min(kCols, cols - col);
-          pack(sample, row, height, col, width, block, kCols);
-          for (int64_t i = 0; i < height; ++i) {
-            for (int64_t j = 0; j < width; ++j)
-              sums[i] += static_cast<double>(block[i * kCols + j]);
-          }
-        }
-        for (int64_t i = 0; i < height; ++i) {
-          found[sample * rows + row + i] = static_cast<acc_t>(sums[i] / static_cast<double>(cols));
-        }
+        acc_t* mean = found.get() + sample * rows + row;
+        const acc_t none[kRows] = {};
+        mean_beyond(sample, row, height, none, mean);
+        mean_beyond(sample, row, height, mean, mean + count);
       }
     });
     means = std::move(found);
+  }
+
+  // The means of rows less `shift`.
+  void mean_beyond(int64_t sample, int64_t row, int64_t height, const acc_t* shift,
+                   acc_t* result) const {
+    alignas(64) acc_t block[kRows * kCols];
+    double sums[kRows] = {};
+    for (int64_t col = 0; col < cols; col += kCols) {
+      const int64_t width = std::min(kCols, cols - col);
+      pack(sample, row, height, col, width, block, kCols);
+      for (int64_t i = 0; i < height; ++i) {
+        const acc_t* line = block + i * kCols;
+        for (int64_t j = 0; j < width; ++j) sums[i] += static_cast<double>(line[j] - shift[i]);
+      }
+    }
+    for (int64_t i = 0; i < height; ++i) {
+      result[i] = static_cast<acc_t>(sums[i] / static_cast<double>(cols));
+    }
   }
 };
 

@@ -32,7 +32,10 @@ void put_symmetric(const Square<acc_t>& to, int64_t row, int64_t height, int64_t
   for (int64_t i = 0; i < height; ++i) {
     copy_run(to.row(row + i) + col, 1, tile + i * row_stride, 1, width);
   }
-  if (row != col) transpose(tile, row_stride, to.row(col) + row, to.stride, height, width);
+  if (row != col) return transpose(tile, row_stride, to.row(col) + row, to.stride, height, width);
+  for (int64_t i = 1; i < height; ++i) {  // equal in theory, so made equal to the last bit
+    for (int64_t j = 0; j < i; ++j) to.row(row + i)[col + j] = tile[j * row_stride + i];
+  }
 }
 
 template <typename acc_t>

@@ -21,27 +21,30 @@ class Ops:
 
     name: str
     cross_entropy: Callable[..., Tensor]
-    signed_sqrt: Callable[[Tensor], Tensor]
+    bilinear_pool: Callable[[Tensor], Tensor]
     einsum: Callable[..., Tensor]
     optimizer: Callable[..., torch.optim.Optimizer]
 
 
-def _signed_sqrt(x: Tensor) -> Tensor:
-    return torch.sign(x) * torch.sqrt(x.abs() + EPS)
+def _bilinear_pool(x: Tensor) -> Tensor:
+    x = x.flatten(2)
+    products = torch.bmm(x, x.mT) / x.size(2)
+    roots = torch.sign(products) * torch.sqrt(products.abs() + EPS)
+    return F.normalize(roots.flatten(1)).view_as(products)
 
 
 # Torch's at its best: without flags its optimizer loops over the parameters.
 TORCH = Ops(
     "torch",
     F.cross_entropy,
-    _signed_sqrt,
+    _bilinear_pool,
     torch.einsum,
     partial(torch.optim.AdamW, fused=True),
 )
 PYEXT = Ops(
     "pyext",
     pyext.cross_entropy,
-    lambda x: pyext.signed_sqrt(x, EPS),
+    partial(pyext.bilinear_pool, eps=EPS),
     pyext.einsum,
     pyext.optim.AdamW,
 )
