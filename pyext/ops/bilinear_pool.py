@@ -106,9 +106,9 @@ def unpack_symmetric(packed: Tensor) -> Tensor:
 
     Example:
         >>> import torch, pyext
-        >>> pyext.unpack_symmetric(torch.tensor([1.0, 2 * 2**0.5, 3.0]))
-        tensor([[1., 2.],
-                [2., 3.]])
+        >>> pyext.unpack_symmetric(torch.tensor([1.0, 0.0, 3.0]))
+        tensor([[1., 0.],
+                [0., 3.]])
     """
     count = packed.shape[-1] if packed.dim() else 0
     size = (int(math.sqrt(8 * count + 1)) - 1) // 2  # exact; compilers know no math.isqrt
