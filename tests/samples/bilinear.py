@@ -33,7 +33,7 @@ def samples(make: Maker) -> Iterator[Sample]:
             yield call(make, name, make.normal(b, i), make.normal(b, j), o, bias)
     for leading in [(), (2, 3), (3, 1, 5, 2), (0,), (2, 0)]:
         name = "leading-" + "x".join(map(str, leading))
-        yield call(make, name, make.normal(*leading, 4), make.normal(*leading, 5), 7, True)
+        yield call(make, name, make.normal(*leading, 4), make.normal(*leading, 5), 3, True)
     yield call(make, "no-outputs", make.normal(3, 6), make.normal(3, 5), 0, True)
     x1, x2, weight = make.normal(2, 9, 6), make.normal(2, 9, 5), make.normal(7, 6, 5)
     for name, x in laid_out(x1):
