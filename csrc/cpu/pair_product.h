@@ -28,13 +28,15 @@ void multiply_runs(T* to, const T* p, int64_t p_step, const T* q, int64_t q_step
     for (; i + Vec::size() <= count; i += Vec::size()) {
       (Vec::loadu(p + i) * factor).store(to + i);
     }
-    for (; i < count; ++i) to[i] = p[i] * *q;
+    if (i < count) (Vec::loadu(p + i, count - i) * factor).store(to + i, count - i);
     return;
   }
   for (; i + Vec::size() <= count; i += Vec::size()) {
     (Vec::loadu(p + i) * Vec::loadu(q + i)).store(to + i);
   }
-  for (; i < count; ++i) to[i] = p[i] * q[i];
+  if (i < count) {
+    (Vec::loadu(p + i, count - i) * Vec::loadu(q + i, count - i)).store(to + i, count - i);
+  }
 }
 
 // Both factors are first laid out alike: batch, K, N, the fastest index of N contiguous. They are
