@@ -2,11 +2,11 @@
 
 #include <ATen/DeviceGuard.h>
 #include <ATen/MemoryOverlap.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/record_function.h>
 #include <c10/util/irange.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/utils/pybind.h>
 
 #include <cmath>
 

@@ -4,7 +4,7 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 
 #include <deque>
 #include <vector>

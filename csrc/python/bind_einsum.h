@@ -1,7 +1,7 @@
 // What Python asks of the einsum engine: calls, the letters of an equation, and plans.
 #pragma once
 
-#include <torch/extension.h>
+#include <torch/csrc/utils/pybind.h>
 
 namespace pyext {
 

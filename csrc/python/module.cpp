@@ -1,6 +1,5 @@
 // The Python module pyext._C: facts of this build, and the objects that hold state.
 #include <pybind11/stl.h>
-#include <torch/extension.h>
 #include <torch/version.h>
 
 #include "adam_stepper.h"
