@@ -1,0 +1,170 @@
+// Which kernel suits a product of slots, and how long it should take.
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "einsum_cost.h"
+#include "einsum_planner.h"
+
+namespace pyext {
+
+bool Planner::varies(int slot, Label label) const {
+  const auto found = slots_[slot].strides.find(label);
+  return found != slots_[slot].strides.end() && found->second != 0;
+}
+
+// Labels that somebody still wants when these slots are gone.
+std::set<Label> Planner::wanted_without(const std::vector<int>& taken) const {
+  std::set<Label> wanted = output_;
+  for (const int slot : live_) {
+    if (std::find(taken.begin(), taken.end(), slot) != taken.end()) continue;
+    wanted.insert(slots_[slot].labels.begin(), slots_[slot].labels.end());
+  }
+  return wanted;
+}
+
+// The labels of the product of some slots: batch, then those of the factors from left to right.
+Labels Planner::result_labels(const std::vector<int>& inputs) const {
+  const std::set<Label> wanted = wanted_without(inputs);
+  Labels batch, others;
+  std::set<Label> seen;
+  for (const int input : inputs) {
+    for (const Label label : slots_[input].labels) {
+      if (!wanted.count(label) || !seen.insert(label).second) continue;
+      bool shared = inputs.size() > 1;
+      for (const int other : inputs) shared &= slots_[other].has(label);
+      (shared ? batch : others).push_back(label);
+    }
+  }
+  batch.insert(batch.end(), others.begin(), others.end());
+  return batch;
+}
+
+Labels Planner::all_labels(const std::vector<int>& inputs) const {
+  std::set<Label> labels;
+  for (const int input : inputs) {
+    labels.insert(slots_[input].labels.begin(), slots_[input].labels.end());
+  }
+  return {labels.begin(), labels.end()};
+}
+
+double Planner::bytes_of(const std::vector<int>& inputs, const Labels& result) const {
+  double bytes = volume(result) * static_cast<double>(c10::elementSize(request_.arithmetic));
+  for (const int input : inputs) {
+    double elements = 1;  // an expanded index takes no memory
+    for (const auto& [label, stride] : slots_[input].strides) {
+      elements *= stride == 0 ? 1 : static_cast<double>(size(label));
+    }
+    bytes += elements * static_cast<double>(c10::elementSize(slots_[input].dtype));
+  }
+  return bytes;
+}
+
+double Planner::flops_of(const std::vector<int>& inputs) const {
+  const double terms = volume(all_labels(inputs));
+  return terms * static_cast<double>(std::max<size_t>(1, inputs.size())) *
+         (c10::isComplexType(request_.arithmetic) ? 4 : 1);
+}
+
+// Whether some index is contiguous in, or absent from, every factor.
+bool Planner::has_lane(const std::vector<int>& inputs) const {
+  for (const Label label : all_labels(inputs)) {
+    const bool contiguous = std::all_of(inputs.begin(), inputs.end(), [&](int input) {
+      const auto& strides = slots_[input].strides;
+      const auto found = strides.find(label);
+      return found == strides.end() || found->second <= 1;
+    });
+    if (contiguous && size(label) >= 8) return true;
+  }
+  return false;
+}
+
+// The kernel for a product, and how long it should take.
+std::pair<Lowering, double> Planner::lower(const std::vector<int>& inputs) const {
+  const Labels result = result_labels(inputs);
+  const double bytes = bytes_of(inputs, result), terms = volume(all_labels(inputs));
+  const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
+  const double fused = fused_seconds(terms, bytes, element, has_lane(inputs));
+  if (inputs.size() == 3) {
+    const double formed = formed_product(inputs).second;
+    return formed < fused ? std::pair{Lowering::kContract, formed}
+                          : std::pair{Lowering::kMultiplyReduce, fused};
+  }
+  if (inputs.size() != 2) return {Lowering::kMultiplyReduce, fused};
+  GroupSizes sizes;
+  const std::set<Label> kept(result.begin(), result.end());
+  double scattered = 0;
+  for (const Label label : all_labels(inputs)) {
+    const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
+    const bool is_batch = kept.count(label) && in_a == in_b;
+    double& group = !kept.count(label) ? sizes.k
+                    : is_batch         ? sizes.batch
+                    : in_a             ? sizes.m
+                                       : sizes.n;
+    group *= static_cast<double>(size(label));
+    for (const int input : inputs) {
+      if (is_batch && slots_[input].has(label) && slots_[input].strides.at(label) == 1) {
+        scattered += volume(slots_[input].labels);
+      }
+    }
+  }
+  if (sizes.m == 1 || sizes.n == 1 || sizes.k == 1) return {Lowering::kMultiplyReduce, fused};
+  const double tiled = contract_seconds(sizes, bytes, element, scattered);
+  return tiled <= fused ? std::pair{Lowering::kContract, tiled}
+                        : std::pair{Lowering::kMultiplyReduce, fused};
+}
+
+// A matrix product of one of three factors and the product of the other two, which is formed
+// while it is packed: which factor stands alone, and how long it should take.
+std::pair<size_t, double> Planner::formed_product(const std::vector<int>& inputs) const {
+  std::pair<size_t, double> best{0, std::numeric_limits<double>::infinity()};
+  if (c10::isComplexType(request_.arithmetic)) return best;
+  const Labels result = result_labels(inputs);
+  const std::set<Label> kept(result.begin(), result.end());
+  const double bytes = bytes_of(inputs, result);
+  const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
+  for (size_t alone = 0; alone < inputs.size(); ++alone) {
+    GroupSizes sizes;
+    bool fits = true;
+    for (const Label label : all_labels(inputs)) {
+      bool in_pair = false;
+      for (size_t i = 0; i < inputs.size(); ++i) {
+        in_pair |= i != alone && varies(inputs[i], label);
+      }
+      const bool in_alone = varies(inputs[alone], label);
+      if (!in_alone && !in_pair) continue;
+      fits &= kept.count(label) || in_alone == in_pair;
+      double& group = !kept.count(label)    ? sizes.k
+                      : in_alone == in_pair ? sizes.batch
+                      : in_alone            ? sizes.m
+                                            : sizes.n;
+      group *= static_cast<double>(size(label));
+    }
+    if (!fits || sizes.m == 1 || sizes.n == 1 || sizes.k == 1) continue;
+    const double formed = sizes.batch * sizes.k * sizes.n * element / 4 / kFormedPerSecond;
+    const double seconds = formed + contract_seconds(sizes, bytes, element, 0);
+    if (seconds < best.second) best = {alone, seconds};
+  }
+  return best;
+}
+
+// Whether one step over all operands beats the products of pairs, or costs so little more that
+// the memory of an intermediate is worth it: much, where that is large beside what is given.
+bool Planner::fused_is_cheaper() const {
+  constexpr double kWorthSome = 1.25, kWorthMuch = 4;
+  const double fused = lower(live_).second;
+  Planner pairs = *this;
+  pairs.contract_in_order();
+  const auto element = static_cast<double>(c10::elementSize(request_.arithmetic));
+  double seconds = 0, largest = 0;
+  for (const auto& step : pairs.plan_.steps) {
+    const double bytes = static_cast<double>(step.elements) * element;
+    seconds += step.seconds + std::max(0.0, bytes - kCachedBytes) / kFreshBytesPerSecond;
+    largest = std::max(largest, bytes);
+  }
+  const bool is_large = largest > bytes_of(live_, expression_.output) / 2;
+  return fused < (is_large ? kWorthMuch : kWorthSome) * seconds;
+}
+
+}  // namespace pyext
