@@ -74,12 +74,24 @@ class Verdict:
             return self.measured <= self.within
         return self.measured >= self.at_least
 
-    def __str__(self) -> str:
+    @property
+    def wanted(self) -> str:
+        """The target, for people."""
         if self.within is not None:
-            got = "nothing" if self.measured is None else f"{self.measured * 1e6:.3g} µs"
-            return f"wanted at most {self.within * 1e6:g} µs more than {self.versus}, got {got}"
-        got = "nothing" if self.measured is None else f"{self.measured:.3g}"
-        return f"wanted {self.at_least:g} x {self.versus}, got {got}"
+            return f"at most {self.within * 1e6:g} µs more than {self.versus}"
+        return f"{self.at_least:g} x {self.versus}"
+
+    @property
+    def got(self) -> str:
+        """What was measured, for people."""
+        if self.measured is None:
+            return "nothing"
+        if self.within is not None:
+            return f"{self.measured * 1e6:.3g} µs"
+        return f"{self.measured:.3g}"
+
+    def __str__(self) -> str:
+        return f"wanted {self.wanted}, got {self.got}"
 
 
 @dataclass(frozen=True)
@@ -230,10 +242,15 @@ class Run:
         return [case for case in self.cases if not (case[OURS] and case[EAGER])]
 
 
+def to_json(run: Run) -> str:
+    """A run as JSON."""
+    return json.dumps(_rounded(asdict(run)), indent=1)
+
+
 def save(run: Run, file: Path) -> None:
     """Writes a run as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(_rounded(asdict(run)), indent=1) + "\n")
+    file.write_text(to_json(run) + "\n")
 
 
 def load(file: Path) -> Run:
