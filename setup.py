@@ -32,7 +32,7 @@ NOT_PACKED = shutil.ignore_patterns("results", "__pycache__")
 
 
 class PackSources(build_py):
-    """Adds to the wheel the C++ and CUDA sources, for other torches than this one, and benchmarks."""
+    """Adds the C++ and CUDA sources, from which other torches are served, and the benchmarks."""
 
     def run(self):
         super().run()

@@ -30,7 +30,8 @@ STYLE: Any = {
     "axes.titlelocation": "left",
     "axes.titleweight": "bold",
 }
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200)
+TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+DECADES = (0.01, 0.1, 1, 10, 100, 1000, 10_000)
 GRAY = "0.45"
 WIDTH, ROW, HEAD = 10.0, 0.52, 1.35  # inches; HEAD for title, legend and axis
 LEFT, BARS = 0.01, 0.335  # shares of the width: where names begin, and where the axes do
@@ -57,7 +58,7 @@ def draw(run: Run, cases: Sequence[CaseResult], file: Path) -> None:
             weight="bold",
             va="top",
         )
-        where = f"{run.machine.title}, {threads(run)}  ·  {run.date}"
+        where = f"{run.machine.title}, {threads(run)}  ·  {run.date}  {run.busy}"
         figure.text(LEFT, 1 - 0.4 / height, where, size=8, color=GRAY, va="top")
         figure.legend(
             handles=_legend(rivals),
@@ -81,21 +82,20 @@ def _legend(rivals: Sequence[str]) -> list[Artist]:
 
 def _speedups(axes: Axes, cases: Sequence[CaseResult], rivals: Sequence[str]) -> None:
     height = 0.8 / max(1, len(rivals))
-    found = [one.speedup for case in cases for one in case.measurements if one.speedup]
+    found: list[float] = []
     for row, case in enumerate(cases):
         present = [(name, one.speedup) for name in rivals if (one := case[name]) and one.speedup]
         for index, (versus, (ratio, low, high)) in enumerate(present):
+            found += ratio, low, high
             y = row + (index - (len(present) - 1) / 2) * height
             axes.barh(y, ratio - 1, 0.9 * height, left=1, color=COLORS[versus])
             axes.plot([low, high], [y, y], color="0.25", linewidth=0.8)
             text = f"{ratio:.1f}" if ratio < 99.5 else f"{ratio:.0f}"
             axes.text(max(ratio, high, 1) * 1.05, y, text, va="center", fontsize=7)
     axes.set_xscale("log")
-    axes.set_xlim(
-        min([0.9, *(0.9 * low for _, low, _ in found)]),
-        max([2.0, *(1.35 * high for *_, high in found)]),  # room for the number
-    )
-    axes.xaxis.set_major_locator(FixedLocator(TICKS))
+    lowest, highest = min([0.9, *found]), max([1.5, *found])
+    axes.set_xlim(0.9 * lowest, 1.35 * highest)  # room for the number
+    axes.xaxis.set_major_locator(FixedLocator(TICKS if highest < 200 * lowest else DECADES))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}{TIMES}"))
     axes.axvline(1, color="0.2", linewidth=0.8)

@@ -13,7 +13,6 @@ from pathlib import Path
 from benchmarks import distances, picture, results
 from benchmarks.case import BEST, COMPILED, EAGER, OURS
 from benchmarks.results import CaseResult, Run
-from benchmarks.session import BUSY
 from benchmarks.terminal import TIMES, duration, size
 
 ROOT = Path(__file__).parents[1]
@@ -149,9 +148,8 @@ def _heading(run: Run) -> str:
     return (
         f"Measured {run.date} on {machine.title}, {run.threads} threads, Python {machine.python}; "
         f"streaming {run.bandwidth / 1e9:,.0f} GB/s, float32 `mm` {run.gemm_rate / 1e9:,.0f} "
-        "GFLOP/s in the same run."
-        + (f" The machine was busy (load {run.load:.1f})." if run.load > BUSY else "")
-    )
+        f"GFLOP/s in the same run. {run.busy}"
+    ).rstrip()
 
 
 def _promises(run: Run) -> str:

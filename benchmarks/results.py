@@ -14,6 +14,7 @@ from benchmarks.floors import STREAMS
 from benchmarks.machine import Machine
 
 FOLDER = Path(__file__).parent / "results"
+BUSY = 0.7  # a load average above which others disturb a measurement
 LONG = 20e-6  # seconds, beside which the overhead of a call is small
 
 
@@ -225,6 +226,11 @@ class Run:
     gemm_rate: float
     cases: list[CaseResult] = field(default_factory=list)
     groups: list[GroupResult] = field(default_factory=list)
+
+    @property
+    def busy(self) -> str:
+        """A remark for people, if others used the machine when the run began."""
+        return f"The machine was busy (load {self.load:.1f})." if self.load > BUSY else ""
 
     @property
     def judged(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:

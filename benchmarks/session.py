@@ -14,9 +14,8 @@ import pyext
 from benchmarks import case as case_module
 from benchmarks import floors, machine, runner
 from benchmarks.case import Case
-from benchmarks.results import Run
+from benchmarks.results import BUSY, Run
 
-BUSY = 0.7  # a load average above which others disturb a measurement
 QUICK_SECONDS = 1.0  # of timing for a case that a minute's look measures
 
 

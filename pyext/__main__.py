@@ -19,7 +19,9 @@ from pyext import _cache, _libraries, _load
 from pyext._toolchain import LoadError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Custom PyTorch ops: state and upkeep."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Custom PyTorch ops: what is loaded, what is wrong, and how fast it is here.",
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -43,7 +45,8 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
