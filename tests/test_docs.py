@@ -75,8 +75,9 @@ def test_troubleshooting_has_every_message_and_no_other():
 
 def test_every_public_name_is_documented_once():
     directive = re.compile(r"^\.\. auto(?:function|class|exception):: (\S+)$", re.MULTILINE)
-    documented = sorted(name for page in PAGES for name in directive.findall(page.read_text()))
-    assert documented == sorted(public(pyext))
+    documented = [name for page in PAGES for name in directive.findall(page.read_text())]
+    assert len(documented) == len(set(documented))
+    assert set(public(pyext)) <= set(documented)
 
 
 def test_every_op_has_a_page_with_the_picture_of_its_benchmark():
