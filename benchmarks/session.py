@@ -23,7 +23,7 @@ def choose(ops: Sequence[str], device: str, quick: bool) -> list[Case]:
     """The cases of some ops, or of all when none is named.
 
     Raises:
-        ValueError: an op has no cases, or the device is unknown or missing.
+        ValueError: an op is unknown or has no such case, or the device is unknown or missing.
     """
     known = case_module.ops()
     for name in ops:
@@ -34,7 +34,10 @@ def choose(ops: Sequence[str], device: str, quick: bool) -> list[Case]:
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("torch sees no CUDA GPU here")
     cases = [case for name in ops or known for case in case_module.cases(name, device)]
-    return [case for case in cases if case.quick or not quick]
+    chosen = [case for case in cases if case.quick or not quick]
+    if not chosen:
+        raise ValueError(f"there is no quick case of {', '.join(ops)} for {device}")
+    return chosen
 
 
 def measure(

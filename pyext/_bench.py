@@ -40,7 +40,7 @@ def choose(ops: Sequence[str], device: str) -> list[Case]:
     """The cases of some ops, or of all when none is named.
 
     Raises:
-        ValueError: there is no such op or device.
+        ValueError: there is no such op, case or device.
     """
     sys.path.insert(0, str(_libraries.source_root()))
     from benchmarks import session

@@ -66,6 +66,13 @@ def test_a_quick_look_has_a_case_of_every_op():
         session.choose(["softmax"], "cpu", quick=True)
 
 
+def test_an_op_without_a_quick_case_is_no_empty_table(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert session.choose(["fused_adam"], "cuda", quick=False)
+    with pytest.raises(ValueError, match="there is no quick case of fused_adam for cuda"):
+        session.choose(["fused_adam"], "cuda", quick=True)
+
+
 def test_a_session_measures_all_cases_and_draws_them(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(floors, "measure", lambda *_: LIMITS)
     add = Candidate(EAGER, lambda x: [x + 1])

@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 
 import pyext
+from benchmarks import case
 
 pytestmark = pytest.mark.once
 
@@ -80,10 +81,10 @@ def test_every_public_name_is_documented_once():
     assert set(public(pyext)) <= set(documented)
 
 
-def test_every_op_has_a_page_with_the_picture_of_its_benchmark():
-    for picture in DOCS.glob("benchmarks-cpu-*.png"):
-        page = DOCS / "ops" / f"{picture.stem.removeprefix('benchmarks-cpu-')}.md"
-        assert f"](../{picture.name})" in page.read_text()
+@pytest.mark.parametrize("op", case.ops())
+def test_every_op_has_a_page_with_the_picture_of_its_benchmark(op):
+    assert f"](../benchmarks-cpu-{op}.png)" in (DOCS / "ops" / f"{op}.md").read_text()
+    assert f"\nops/{op}\n" in (DOCS / "index.md").read_text()
 
 
 @pytest.mark.build
