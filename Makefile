@@ -21,7 +21,7 @@ endef
 export LOWER_SETS
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format gpu clean cuda-sources FORCE
+.PHONY: help demo test bench docs wheel lint format gpu clean cuda-sources FORCE
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
@@ -31,7 +31,7 @@ demo: $(VENV)/.ready-demo ## Train two small models with torch's ops and with py
 
 test: $(VENV)/.ready-dev lint ## Build, run all tests for every instruction set, lint, compile CUDA
 	PYEXT_WERROR=1 $(PY) -m pyext build --isa all
-	$(PY) -m pytest --doctest-glob='*.md' README.md tests
+	$(PY) -m pytest --doctest-glob='*.md' README.md docs tests
 	@for isa in $$($(PY) -c "$$LOWER_SETS"); do \
 	    echo "ATEN_CPU_CAPABILITY=$$isa"; \
 	    ATEN_CPU_CAPABILITY=$$isa $(PY) -m pytest -m 'not once and not build' tests || exit 1; \
@@ -41,6 +41,13 @@ test: $(VENV)/.ready-dev lint ## Build, run all tests for every instruction set,
 bench: $(VENV)/.ready-dev ## Measure every op beside torch's, write benchmarks/results and README
 	@$(PY) -m benchmarks
 	@$(PY) -m benchmarks report
+
+docs: $(VENV)/.ready-dev ## Build the documentation in docs/_site; a broken link is an error
+	$(PY) -m sphinx -W -n -q --keep-going docs docs/_site
+	@echo "docs/_site/index.html"
+
+wheel: $(VENV)/.ready-dev ## Pack sources, and from them the wheel that compiles itself, into dist/
+	$(PY) -m build
 
 lint: $(VENV)/.ready-dev ## Check style and types
 	$(PY) -m ruff check .
@@ -63,7 +70,7 @@ gpu: ## With an NVIDIA GPU and torch in python3: build, run the CUDA tests and b
 	echo "make gpu: the CUDA tests passed; results are in benchmarks/results"
 
 clean: ## Remove .venv and what was built here
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist docs/_site *.egg-info
 
 # The headers that a toolkit may lack come from PyPI.
 cuda-sources: $(VENV)/.ready-dev

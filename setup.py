@@ -28,18 +28,19 @@ def load_file(name):
 _libraries = load_file("_libraries")
 _toolchain = load_file("_toolchain")
 SOURCES = Path()  # relative, as setuptools wants them; pip starts this file in its own folder
+NOT_PACKED = shutil.ignore_patterns("results", "__pycache__")
 
 
 class PackSources(build_py):
-    """Adds the C++ and CUDA sources to the wheel: another torch than this one may import it."""
+    """Adds the C++ and CUDA sources, from which other torches are served, and the benchmarks."""
 
     def run(self):
         super().run()
         if not self.editable_mode:
-            for folder in ("csrc", "cuda"):
+            for folder in ("csrc", "cuda", "benchmarks"):
                 target = Path(self.build_lib, "pyext", "_sources", folder)
                 shutil.rmtree(target, ignore_errors=True)
-                shutil.copytree(SOURCES / folder, target)
+                shutil.copytree(SOURCES / folder, target, ignore=NOT_PACKED)
 
 
 def use_cuda(torch_cuda):

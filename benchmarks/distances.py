@@ -1,4 +1,4 @@
-"""The picture of an op with many cases: how far torch and pyext are from the floor in each."""
+"""The picture of an op: how far torch and pyext are from the floor in each of its cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from benchmarks.results import CaseResult, Run, geometric_mean
 from benchmarks.terminal import TIMES, duration
 
 ROW = 0.2  # inches
-NO_FLOOR = "shorter than a call: beside torch's plain op"
+WITH_FLOOR = "beside the floor"  # of ops whose cases come in no groups
+NO_FLOOR = "too small for a floor: beside native best"
 SIZES = {EAGER: 6.0, BEST: 4.0, COMPILED: 4.0, OURS: 7.0}  # of the dots, the last on top
 SLOWER = "#d1495b"
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -24,8 +25,8 @@ EQUATION, LABEL_SIZES, TORCH_TIME, OUR_TIME, SPEEDUP = -0.92, -0.48, 1.15, 1.31,
 
 
 def ops(run: Run) -> list[str]:
-    """The ops of a run with such a picture: those whose cases come in groups."""
-    return list(dict.fromkeys(case.op for case in run.cases if case.group))
+    """The ops of a run."""
+    return list(dict.fromkeys(case.op for case in run.cases))
 
 
 def file_name(run: Run, op: str) -> str:
@@ -38,7 +39,8 @@ def draw(run: Run, op: str, file: Path) -> None:
     sections: dict[str, list[CaseResult]] = {}
     for case in run.cases:
         if case.op == op:
-            sections.setdefault(case.group if case.has_floor else NO_FLOOR, []).append(case)
+            section = (case.group or WITH_FLOOR) if case.has_floor else NO_FLOOR
+            sections.setdefault(section, []).append(case)
     if NO_FLOOR in sections:
         sections[NO_FLOOR] = sections.pop(NO_FLOOR)  # to the end
     rows = sum(len(cases) + 2 for cases in sections.values())
@@ -114,7 +116,7 @@ def _frame(axes: Axes, bottom: float) -> None:
     axes.grid(axis="x", color="0.93")
     for name in SIZES:
         axes.plot([], [], "o", color=COLORS[name], markersize=SIZES[name], label=name)
-    axes.plot([], [], color="0.2", linewidth=0.8, label="floor (last section: the plain op)")
+    axes.plot([], [], color="0.2", linewidth=0.8, label="floor (or native best)")
     heads = ((TORCH_TIME, EAGER), (OUR_TIME, OURS), (SPEEDUP, "faster"))
     for x, text in heads:
         _beside(axes, x, -1.4, text, ha="right", fontsize=7, color="0.35")

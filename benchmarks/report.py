@@ -1,7 +1,7 @@
 """Writes tables and pictures from the committed results: nobody types a number.
 
-README.md has a section between two marks, with the newest results of each device;
-docs/benchmarks.md has every case of every result file.
+README.md has a section between two marks, with one case of each op from the newest results of each
+device; docs/benchmarks.md has every case and every missed target of every result file.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ BEGIN = "<!-- benchmarks: written by `python -m benchmarks report` -->"
 END = "<!-- benchmarks: end -->"
 
 
-BUSY = 0.7  # a load average above which others disturb a measurement
-
-
 def write(root: Path = ROOT) -> list[Path]:
     """Rewrites README.md, docs/benchmarks.md and the pictures; returns what was written."""
     runs = [results.load(file) for file in results.committed()]
@@ -35,7 +32,7 @@ def write(root: Path = ROOT) -> list[Path]:
     written[0].write_text(_all_results(runs, list(newest.values())))
     for run in newest.values():
         written.append(docs / f"benchmarks-{run.device}.png")
-        picture.draw(run, written[-1])
+        picture.draw(run, representatives(run), written[-1])
         for op in distances.ops(run):
             written.append(docs / distances.file_name(run, op))
             distances.draw(run, op, written[-1])
@@ -58,40 +55,41 @@ def replace_section(text: str, section: str) -> str:
     return pattern.sub(lambda _: f"{BEGIN}\n{section}\n{END}", text, count=1)
 
 
+def representatives(run: Run) -> list[CaseResult]:
+    """Of each op, the headline case in the middle by speed-up over eager; the lower of two."""
+    found = []
+    for op in distances.ops(run):
+        shown = [case for case in run.cases if case.op == op and case.headline]
+        shown.sort(key=lambda case: case.speedup_over(EAGER) or 0.0)
+        found += shown[(len(shown) - 1) // 2 :][:1]
+    return found
+
+
 def _readme_section(run: Run) -> str:
-    cases = [case for case in run.cases if case.headline]
-    rivals = ["over eager", "over best", "over compile"]
-    header = ["", EAGER, BEST, COMPILED, OURS, *rivals, "of the floor", "memory"]
-    table = _table(header, (_headline_row(case) for case in cases))
+    header = ["", EAGER, BEST, COMPILED, OURS, "over eager", "all cases", "memory"]
+    rows = (_readme_row(case, run) for case in representatives(run))
     return "\n\n".join(
         [
             f"![Speed-up by case, and share of the floor](docs/benchmarks-{run.device}.png)",
-            f"{_heading(run)} Memory is torch's and pyext's peak beyond the input; the floor is "
-            "the time in which the op's bytes can be streamed and its matrix products be done. "
-            "Native best is what a user of torch can do without us, such as `fused=True` for an "
-            "optimizer.",
-            table,
-            _distances(run),
-            _promises(run),
+            f"{_heading(run)} Native best is what a user of torch can do without us, such as "
+            "`fused=True` for an optimizer. Shown is of each op the case in the middle by speed-up "
+            'over eager; "all cases" are the least and the greatest of all. Memory is torch\'s '
+            "and pyext's peak beyond the input.",
+            _table(header, rows),
+            f"{_promises(run)} [Every case and every missed target](docs/benchmarks.md).",
         ]
     )
 
 
-def _distances(run: Run) -> str:
-    pictures = (f"[`{op}`](docs/{distances.file_name(run, op)})" for op in distances.ops(run))
-    return f"How far each case is from the floor: {', '.join(pictures) or '-'}."
-
-
-def _headline_row(case: CaseResult) -> list[str]:
+def _readme_row(case: CaseResult, run: Run) -> list[str]:
     torch, ours = case[EAGER], case[OURS]
-    share = case.share_of_floor(OURS)
+    known = [one.speedup_over(EAGER) for one in run.cases if one.op == case.op]
+    all_cases = [speedup for speedup in known if speedup]
     return [
         f"`{case.op}` {case.name}",
         *(_seconds(case, name) for name in (EAGER, BEST, COMPILED, OURS)),
         f"**{_times(case.speedup_over(EAGER))}**",
-        _times(case.speedup_over(BEST)),
-        _times(case.speedup_over(COMPILED)),
-        f"{share:.0%}" if share and case.has_floor else "",
+        f"{_times(min(all_cases))} to {_times(max(all_cases))}" if all_cases else "-",
         f"{size(torch.peak_bytes or 0)} / {size(ours.peak_bytes or 0)}" if torch and ours else "",
     ]
 
@@ -109,11 +107,16 @@ def _all_results(runs: Sequence[Run], pictured: Sequence[Run]) -> str:
     ]
     for run in runs:
         parts += [f"## {run.machine.title}", _heading(run), _promises(run)]
-        for op in dict.fromkeys(case.op for case in run.cases):
+        if run.groups:
+            parts.append("\n".join(f"- {group}" for group in run.groups))
+        if run.misses:
+            missed = ([one.op, one.name, v.wanted, v.got] for one, v in run.misses)
+            parts.append(_table(["missed", "case", "wanted", "got"], missed, left=3))
+        for op in distances.ops(run):
             header = ["", "by", "time", "±", "pyext is faster by", "of the floor", "memory"]
             rows = [row for case in run.cases if case.op == op for row in _full_rows(case)]
             parts.append(f"### {op}")
-            if run in pictured and op in distances.ops(run):
+            if run in pictured:
                 parts.append(
                     f"![How far each case is from the floor]({distances.file_name(run, op)})"
                 )
@@ -145,22 +148,16 @@ def _heading(run: Run) -> str:
     return (
         f"Measured {run.date} on {machine.title}, {run.threads} threads, Python {machine.python}; "
         f"streaming {run.bandwidth / 1e9:,.0f} GB/s, float32 `mm` {run.gemm_rate / 1e9:,.0f} "
-        "GFLOP/s in the same run."
-        + (f" The machine was busy (load {run.load:.1f})." if run.load > BUSY else "")
-    )
+        f"GFLOP/s in the same run. {run.busy}"
+    ).rstrip()
 
 
 def _promises(run: Run) -> str:
-    """The means of groups, how many targets are met, and every one that is not."""
-    judged = len(run.judged)
+    """How many targets are met, and how many are not."""
+    judged, missed = len(run.judged), len(run.misses)
     if not judged:
         return "There are no targets for this device."
-    text = "".join(f"{group}. " for group in run.groups)
-    text += f"Targets met on this machine: {judged - len(run.misses)} of {judged}."
-    if run.misses:
-        missed = (f"{one.op} {one.name}: {verdict}" for one, verdict in run.misses)
-        text += f" Missed: {'; '.join(missed)}."
-    return text
+    return f"Targets met on this machine: {judged - missed} of {judged}; missed: {missed}."
 
 
 def _seconds(case: CaseResult, name: str) -> str:

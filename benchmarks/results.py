@@ -14,6 +14,7 @@ from benchmarks.floors import STREAMS
 from benchmarks.machine import Machine
 
 FOLDER = Path(__file__).parent / "results"
+BUSY = 0.7  # a load average above which others disturb a measurement
 LONG = 20e-6  # seconds, beside which the overhead of a call is small
 
 
@@ -74,12 +75,24 @@ class Verdict:
             return self.measured <= self.within
         return self.measured >= self.at_least
 
-    def __str__(self) -> str:
+    @property
+    def wanted(self) -> str:
+        """The target, for people."""
         if self.within is not None:
-            got = "nothing" if self.measured is None else f"{self.measured * 1e6:.3g} µs"
-            return f"wanted at most {self.within * 1e6:g} µs more than {self.versus}, got {got}"
-        got = "nothing" if self.measured is None else f"{self.measured:.3g}"
-        return f"wanted {self.at_least:g} x {self.versus}, got {got}"
+            return f"at most {self.within * 1e6:g} µs more than {self.versus}"
+        return f"{self.at_least:g} x {self.versus}"
+
+    @property
+    def got(self) -> str:
+        """What was measured, for people."""
+        if self.measured is None:
+            return "nothing"
+        if self.within is not None:
+            return f"{self.measured * 1e6:.3g} µs"
+        return f"{self.measured:.3g}"
+
+    def __str__(self) -> str:
+        return f"wanted {self.wanted}, got {self.got}"
 
 
 @dataclass(frozen=True)
@@ -215,6 +228,11 @@ class Run:
     groups: list[GroupResult] = field(default_factory=list)
 
     @property
+    def busy(self) -> str:
+        """A remark for people, if others used the machine when the run began."""
+        return f"The machine was busy (load {self.load:.1f})." if self.load > BUSY else ""
+
+    @property
     def judged(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:
         """All verdicts, and on what."""
         return [(one, verdict) for one in (*self.cases, *self.groups) for verdict in one.verdicts]
@@ -230,10 +248,15 @@ class Run:
         return [case for case in self.cases if not (case[OURS] and case[EAGER])]
 
 
+def to_json(run: Run) -> str:
+    """A run as JSON."""
+    return json.dumps(_rounded(asdict(run)), indent=1)
+
+
 def save(run: Run, file: Path) -> None:
     """Writes a run as JSON."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(_rounded(asdict(run)), indent=1) + "\n")
+    file.write_text(to_json(run) + "\n")
 
 
 def load(file: Path) -> Run:

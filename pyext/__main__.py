@@ -1,4 +1,4 @@
-"""The command line: `python -m pyext doctor | build | ops | clean`."""
+"""The command line: `python -m pyext doctor | build | bench | ops | clean`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import enum
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,7 +19,9 @@ from pyext import _cache, _libraries, _load
 from pyext._toolchain import LoadError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Custom PyTorch ops: state and upkeep."
+    no_args_is_help=True,
+    add_completion=False,
+    help="Custom PyTorch ops: what is loaded, what is wrong, and how fast it is here.",
 )
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -42,7 +45,8 @@ def _show_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print it.")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass
@@ -53,9 +57,13 @@ def _errors_as_messages() -> Iterator[None]:
     try:
         yield
     except LoadError as error:
-        err.print(Text.assemble(("error: ", "red"), error.problem), soft_wrap=True)
-        err.print(Text.assemble(("remedy: ", "green"), error.remedy), soft_wrap=True)
+        _print_problem("error: ", error)
         raise typer.Exit(1) from None
+
+
+def _print_problem(head: str, error: LoadError) -> None:
+    err.print(Text.assemble((head, "red"), error.problem), soft_wrap=True)
+    err.print(Text.assemble(("remedy: ", "green"), error.remedy), soft_wrap=True)
 
 
 @app.command()
@@ -129,6 +137,65 @@ def build(
             target = _jit.Target(tuple(sets), target.cuda)
         folder = _jit.find(root, target) or _jit.build(root, target, verbose)
         out.print(f"{folder}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    op: Annotated[list[str] | None, typer.Option(help="Only this op; may be repeated.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads for all; torch's own choice if left out.")
+    ] = None,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Let torch.compile take part; some minutes more."),
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            dir_okay=False,
+            writable=True,
+            help="The picture (.png, .svg, .pdf); bench.png if left out, none with --json.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Measure torch and pyext in turns on this machine: a minute, a table and a picture."""
+    from pyext import _bench, _doctor
+
+    if output and output.suffix not in (".png", ".svg", ".pdf"):
+        raise typer.BadParameter(f"{output} does not end in .png, .svg or .pdf")
+    if output and not output.absolute().parent.is_dir():
+        raise typer.BadParameter(f"the folder {output.parent} is not there")
+    with _errors_as_messages():
+        if output:
+            _bench.check_drawing()
+        elif not as_json:
+            output = _default_picture()
+        _doctor.load_for_command_line()
+        try:
+            cases = _bench.choose(op or (), device)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        run = _bench.measure(cases, device, threads, compile_, err)
+        _bench.report(run, None if as_json else out, output)
+    if output:
+        err.print(f"written: {output}", soft_wrap=True)
+    raise typer.Exit(1 if run.failures else 0)
+
+
+def _default_picture() -> Path | None:
+    """Where a picture goes that nobody asked for; None, and a word about it, if it cannot."""
+    from pyext import _bench
+
+    try:
+        _bench.check_drawing()
+    except LoadError as error:
+        _print_problem("no picture: ", error)
+        return None
+    return Path("bench.png")
 
 
 @app.command()

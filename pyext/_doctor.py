@@ -155,7 +155,7 @@ def _cuda(loaded: bool) -> Finding:
     missing = [gpu for gpu in gpus if round(float(gpu) * 100) < oldest]
     if missing:
         problem = f"The CUDA kernels do not run on compute capability {', '.join(missing)}."
-        return Finding("CUDA", fact, problem, _build_again())
+        return Finding.of("CUDA", fact, LoadError(problem, _build_again()))
     return Finding("CUDA", fact)
 
 

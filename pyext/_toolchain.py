@@ -34,7 +34,7 @@ _INSTALL_NINJA = "Install it: `python -m pip install ninja`."
 
 
 class LoadError(ImportError):
-    """pyext cannot be built or loaded: one sentence on the problem, one on the remedy."""
+    """What pyext needs is missing or wrong: one sentence on the problem, one on the remedy."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem}\n{remedy}")

@@ -7,20 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import (
-    case,
-    check,
-    contraction,
-    distances,
-    floors,
-    machine,
-    memory,
-    passes,
-    report,
-    results,
-    runner,
-    timing,
-)
+from benchmarks import case, check, contraction, memory, passes, results, timing
 from benchmarks.case import (
     BEST,
     COMPILED,
@@ -29,43 +16,15 @@ from benchmarks.case import (
     GEMM_RATE,
     OURS,
     Candidate,
-    Case,
     Group,
     Target,
 )
+from tests.benchmark_runs import LIMITS, a_run, addition, run, with_speedup
 
 pytestmark = pytest.mark.once
 
 MIB = 1 << 20
 POOLING = "32 x 512 x 28 x 28, forward + backward"
-LIMITS = floors.Floors(bandwidth=1e10, gemm_rate=1e11)
-
-
-def addition(candidates: list[Candidate], **options) -> Case:
-    return Case(
-        op="addition",
-        name="small",
-        inputs=lambda device: [torch.randn(1000, device=device)],
-        candidates=candidates,
-        moved_bytes=8000,
-        **options,
-    )
-
-
-def run(one: Case) -> results.CaseResult:
-    return runner.run_case(one, "cpu", LIMITS, seconds=0.02)
-
-
-def a_run(*cases: results.CaseResult) -> results.Run:
-    here = machine.this_machine("cpu")
-    return results.Run(here, "cpu", "2026-01-01", "0", False, 1, 0.0, 1e10, 1e11, list(cases))
-
-
-def with_speedup(over_eager: float, spread: float = 0.0, **options) -> results.CaseResult:
-    quartiles = (over_eager * (1 - spread), over_eager * (1 + spread))
-    eager = results.Measurement(EAGER, seconds=1.0, speedup=(over_eager, *quartiles))
-    ours = results.Measurement(OURS, seconds=1 / over_eager)
-    return results.CaseResult("op", "case", True, 1.0, 0.0, 0.1, 1e10, [eager, ours], **options)
 
 
 @pytest.mark.parametrize("op", case.ops())
@@ -236,16 +195,6 @@ def test_the_cost_of_a_contraction():
     assert known["bdn,ben->bde"].flops == 16 * 256 * 256 * 784  # one triangle
 
 
-def test_the_picture_of_groups_is_drawn(tmp_path: Path):
-    long = with_speedup(3.0, group="long")
-    found = [replace(long, flops=1.0), long, replace(long, measurements=())]
-    run_now = a_run(*found, with_speedup(3.0))
-    assert distances.ops(run_now) == ["op"]
-    assert distances.ops(a_run(with_speedup(3.0))) == []
-    distances.draw(run_now, "op", tmp_path / "op.png")
-    assert (tmp_path / "op.png").stat().st_size > 0
-
-
 def test_a_wrong_candidate_is_not_timed():
     wrong = Candidate(OURS, lambda x: [x + 1.01])
     result = run(addition([Candidate(EAGER, lambda x: [x + 1]), wrong]))
@@ -276,20 +225,3 @@ def test_seconds_do_not_matter_to_the_check():
     busy = replace(case_now, measurements=halved)
     (finding,) = check.compare(a_run(case_now), a_run(busy))
     assert not finding.regression
-
-
-def test_only_the_marked_section_is_rewritten():
-    text = f"before\n{report.BEGIN}\nold\n{report.END}\nafter"
-    assert (
-        report.replace_section(text, "new") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter"
-    )
-    with pytest.raises(ValueError, match="marks"):
-        report.replace_section("no marks", "new")
-
-
-def test_the_documents_are_those_of_the_committed_results():
-    if not results.committed():
-        pytest.skip("no results have been committed yet")
-    readme = Path(__file__).parents[1] / "README.md"
-    runs = [results.load(file) for file in results.committed()]
-    assert any(report._promises(run) in readme.read_text() for run in runs)

@@ -97,7 +97,7 @@ def test_clean_removes_only_what_pyext_made(tiny: TinyPackage) -> None:
     assert [file.name for file in tiny.cache.iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize("command", ["doctor", "build", "ops", "clean"])
+@pytest.mark.parametrize("command", ["doctor", "build", "bench", "ops", "clean"])
 def test_every_command_has_help(tiny: TinyPackage, command: str) -> None:
     done = tiny.command(command, "--help")
     assert done.returncode == 0

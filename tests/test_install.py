@@ -1,4 +1,4 @@
-"""The other ways to build pyext: ahead of time with pip, a wheel of sources, and CMake for C++."""
+"""Other ways to get pyext: built ahead of time, a wheel or archive of sources, CMake for C++."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import setuptools
 import torch
 
+from pyext import _libraries, _version
 from tests.tiny_package import CHECKOUT, IMPORT, INIT, TinyPackage, make_sources
 
 pytestmark = pytest.mark.build
 
 X86 = platform.machine() == "x86_64"
-PACKED = ("csrc", "cuda", "pyext", "setup.py", "pyproject.toml", "MANIFEST.in")
+PACKED = ("benchmarks", "csrc", "cuda", "pyext", "setup.py", "pyproject.toml", "MANIFEST.in")
 # setup.py as an isolated build sees it: without torch
 WITHOUT_TORCH = """
 import importlib.util, runpy, sys
@@ -30,14 +32,14 @@ runpy.run_path("setup.py", run_name="__main__")
 """
 
 
-def run(*command: str | Path, cwd: Path, **env: str) -> str:
+def run(*command: str | Path, cwd: Path, stderr: int = subprocess.STDOUT, **env: str) -> str:
     """Runs a command that must succeed; its output."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
         env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | env,
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=stderr,
         text=True,
         check=False,
     )
@@ -118,11 +120,47 @@ def test_a_wheel_of_sources_compiles_itself(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
-    sources = {f"pyext/_sources/{name}" for name in ("csrc/build.json", "cuda/kernel.cu")}
+    packed = ("csrc/build.json", "cuda/kernel.cu", "benchmarks/session.py")
+    sources = {f"pyext/_sources/{name}" for name in packed}
     assert sources | {"pyext/py.typed", "pyext/_C.pyi"} <= names
     assert not any(name.endswith(".so") for name in names)
     done = TinyPackage(tmp_path / "site", tmp_path / "cache").run(IMPORT)
     assert done.stdout == "42\n", done.stderr
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """site-packages of a new virtual environment without torch, with pyext from its archive."""
+    folder = tmp_path_factory.mktemp("sdist")
+    run(sys.executable, "-c", WITHOUT_TORCH, "sdist", "-d", folder, cwd=copy_checkout(folder / "c"))
+    (archive,) = folder.glob("pyext-*.tar.gz")
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    # No network: setuptools is lent by this environment.
+    tools = folder / "tools"
+    tools.mkdir()
+    (tools / "setuptools").symlink_to(Path(setuptools.__file__).parent)
+    python = folder / "venv" / "bin" / "python"
+    install = [python, "-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index"]
+    run(*install, archive, cwd=folder, PYTHONPATH=str(tools))
+    (site,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
+    return site
+
+
+def test_the_archive_of_sources_installs_into_a_clean_environment(fresh: Path) -> None:
+    packed = fresh / "pyext" / "_sources"
+    assert _libraries.sources_digest(packed) == _libraries.sources_digest(CHECKOUT)
+    assert not list(fresh.glob("pyext/**/*.so"))
+    (metadata,) = fresh.glob("pyext-*.dist-info/METADATA")
+    assert f"\nVersion: {_version.__version__}\n" in metadata.read_text()
+
+
+def test_what_is_installed_measures_itself(fresh: Path) -> None:
+    """The sources are those of this checkout, so its libraries are found in the cache."""
+    command = [sys.executable, "-m", "pyext", "bench", "--op", "signed_sqrt", "--threads", "1"]
+    measured = json.loads(run(*command, "--json", cwd=fresh, stderr=subprocess.DEVNULL))
+    assert measured["threads"] == 1
+    assert {case["op"] for case in measured["cases"]} == {"signed_sqrt"}
+    assert not (fresh / "bench.png").exists()
 
 
 @pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")

@@ -101,7 +101,8 @@ def compact_bilinear_pool(
     is that of their second moments. Since the sum is linear, it is computed as
 
     .. math::
-        \mathrm{out}[(h^1_i + h^2_j) \bmod d] \mathrel{+}= s^1_i s^2_j \sum_s x_{is} y_{js},
+        \mathrm{out}_k = \sum_{h^1_i + h^2_j \equiv k} s^1_i s^2_j \sum_s x_{is} y_{js}
+        \quad (\mathrm{mod}\ d),
 
     equal to the definition by Fourier transforms, but with neither a transform nor a tensor of
     shape (N, S, d).

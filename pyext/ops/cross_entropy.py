@@ -139,7 +139,7 @@ def cross_entropy(
         return_stats: also return a :class:`CrossEntropyStats`.
 
     Returns:
-        The loss: a scalar, or for ``reduction="none"`` of the shape of the class indices. With
+        The loss, a scalar, or for ``reduction="none"`` of the shape of the class indices. With
         ``return_stats=True``, a tuple of the loss and the statistics.
 
     Raises:

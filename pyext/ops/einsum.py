@@ -54,7 +54,7 @@ def einsum(
             them. By default ``opt_einsum`` looks for the cheapest order of three or more operands.
 
     Returns:
-        The result: a view where no element is multiplied or added (``"ij->ji"``, ``"ii->i"``), a
+        The result, a view where no element is multiplied or added (``"ij->ji"``, ``"ii->i"``), a
         tensor of its own otherwise. Its dtype is that of :func:`torch.result_type` over the
         operands; integers wrap around. One tensor of integers or bool that is only summed gives
         int64, as :func:`torch.sum`; products of bool tensors give bool.

@@ -229,8 +229,8 @@ _ARGUMENTS = """
         zero_grad: whether the step writes zeros to the gradients behind it.
         ema_decay: decay of a moving average of the parameters, per group.
         skip_nonfinite: whether a step with a NaN or infinite gradient changes nothing, and is
-            counted in :attr:`skipped_steps`.
-        telemetry: whether :attr:`last_telemetry` is measured.
+            counted in ``skipped_steps``.
+        telemetry: whether ``last_telemetry`` is measured.
 
     Raises:
         ValueError: a hyperparameter is out of its range, unknown, or does not fit a parameter.
