@@ -57,21 +57,20 @@ struct Target {
   int64_t rows, cols;
   bool packed;
 
-  // A tile whose first element is (row, col); `mirrored`: its transpose, too.
+  // A tile whose first element is (row, col), and the mirror image of its columns `mirrored` on.
   template <typename acc_t>
   void put(int64_t sample, int64_t row, int64_t height, int64_t col, int64_t width, acc_t* tile,
-           int64_t row_stride, bool mirrored) const {
+           int64_t row_stride, int64_t mirrored) const {
     const int64_t begin = sample * sample_size;
     if (!packed) {
       MoveDims move;
       move.add(height, row_stride, cols);
       move.add(width, 1, 1);
       scatter(tensor, begin + row * cols + col, tile, move);
-      if (!mirrored) return;
       MoveDims turned;
       turned.add(height, row_stride, 1);
-      turned.add(width, 1, cols);
-      scatter(tensor, begin + col * cols + row, tile, turned);
+      turned.add(width - mirrored, 1, cols);
+      scatter(tensor, begin + (col + mirrored) * cols + row, tile + mirrored, turned);
       return;
     }
     for (int64_t i = 0; i < height; ++i) {
@@ -129,23 +128,29 @@ void forward_in(const at::Tensor& out, const at::Tensor& norm, const at::Tensor&
     if (widened) target.tensor = {wide.get(), c10::CppTypeToScalarType<acc_t>::value};
     const int64_t tiles = m.count() * n.count();
     std::vector<double> squares(samples * tiles);  // of each tile
-    gram.run(first, samples,
-             [&](int64_t batch, int64_t i, int64_t j, acc_t* tile, int64_t row_stride) {
-               const int64_t height = m.extent(i), width = n.extent(j);
-               const bool mirrored = !right && i != j;
-               double sum = 0;
-               for (int64_t r = 0; r < height; ++r) {
-                 acc_t* line = tile + r * row_stride;
-                 for_vectors(line, width, [&](const auto& value) {
-                   const auto product = value * scale;
-                   return options.signed_sqrt ? signed_sqrt_value(product, eps) : product;
-                 });
-                 if (options.l2) sum += inner_product(line, line, width);
-               }
-               squares[batch * tiles + i * n.count() + j] = mirrored ? 2 * sum : sum;
-               target.put(widened ? batch : first + batch, m.begin(i), height, n.begin(j), width,
-                          tile, row_stride, mirrored);
-             });
+    gram.run(
+        first, samples,
+        [&](int64_t batch, int64_t i, int64_t j, int64_t from, acc_t* tile, int64_t row_stride) {
+          const int64_t row = m.begin(i), height = m.extent(i);
+          const int64_t col = n.begin(j) + from, width = n.extent(j) - from;
+          const int64_t mirrored =
+              right ? width : std::clamp<int64_t>(row + height - col, 0, width);
+          tile += from;
+          double sum = 0;
+          for (int64_t r = 0; r < height; ++r) {
+            acc_t* line = tile + r * row_stride;
+            for_vectors(line, width, [&](const auto& value) {
+              const auto product = value * scale;
+              return options.signed_sqrt ? signed_sqrt_value(product, eps) : product;
+            });
+            if (!options.l2) continue;
+            sum += inner_product(line, line, mirrored);
+            sum += 2 * inner_product(line + mirrored, line + mirrored, width - mirrored);
+          }
+          squares[batch * tiles + i * n.count() + j] = sum;
+          target.put(widened ? batch : first + batch, row, height, col, width, tile, row_stride,
+                     mirrored);
+        });
     for (int64_t sample = 0; sample < samples; ++sample) {
       double sum = 0;
       for (int64_t tile = 0; tile < tiles; ++tile) sum += squares[sample * tiles + tile];

@@ -28,6 +28,8 @@ struct Brick {
 };
 
 struct IndexGroup {
+  static constexpr int64_t kVector = 16;  // values
+
   // The slowest first, as the values lie in a packed tile.
   c10::SmallVector<GroupDim, 8> dims;
 
@@ -110,6 +112,11 @@ struct IndexGroup {
     for (auto& dim : dims) {  // bricks of even size: 312 as 3 x 104, not 2 x 128 + 56
       const int64_t along = (dim.size + dim.brick - 1) / std::max<int64_t>(dim.brick, 1);
       if (along > 0) dim.brick = (dim.size + along - 1) / along;
+    }
+    // Of whole vectors, where that costs little.
+    if (!dims.empty() && dims.back().brick > 2 * kVector) {
+      dims.back().brick =
+          std::min(dims.back().size, (dims.back().brick + kVector - 1) / kVector * kVector);
     }
   }
 };

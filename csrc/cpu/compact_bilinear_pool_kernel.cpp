@@ -35,14 +35,15 @@ void forward_in(const at::Tensor& out, const at::Tensor& x, const at::Tensor& y,
   for_stretches<acc_t>(left.samples, rows * cols, [&](int64_t first, int64_t samples) {
     const auto products = make_scratch<acc_t>(samples * rows * cols);
     const ProductTensor to{products.get(), c10::CppTypeToScalarType<acc_t>::value};
-    gram.run(first, samples,
-             [&](int64_t batch, int64_t i, int64_t j, acc_t* tile, int64_t row_stride) {
-               MoveDims move;
-               move.add(gram.m.extent(i), row_stride, cols);
-               move.add(gram.n.extent(j), 1, 1);
-               const int64_t begin = (batch * rows + gram.m.begin(i)) * cols + gram.n.begin(j);
-               scatter(to, begin, tile, move);
-             });
+    gram.run(
+        first, samples,
+        [&](int64_t batch, int64_t i, int64_t j, int64_t from, acc_t* tile, int64_t row_stride) {
+          MoveDims move;
+          move.add(gram.m.extent(i), row_stride, cols);
+          move.add(gram.n.extent(j) - from, 1, 1);
+          const int64_t row = batch * rows + gram.m.begin(i), col = gram.n.begin(j) + from;
+          scatter(to, row * cols + col, tile + from, move);
+        });
     share_tasks(samples, [&](const auto& take) {
       const auto sums = make_scratch<acc_t>(d);
       for (int64_t sample = take(); sample >= 0; sample = take()) {

@@ -43,7 +43,7 @@ class Contraction {
     if (x_.pair) pair_.emplace(*x_.pair, x_.batch, x_.k, x_.n);
     const TileGrid grid = this->grid();
     multiply_tiles<acc_t>(grid, Left{*this}, Right{*this}, Finished{*this},
-                          [this](int64_t m, int64_t n) { return symmetric_ && m > n; });
+                          [this](int64_t m, int64_t n) { return symmetric_ && m > n ? -1 : 0; });
   }
 
   // In how many pieces the sum is better formed: so that there is work for many threads, and so
@@ -82,7 +82,10 @@ class Contraction {
     const bool wide = two_runs && m.size() < 512;
     const int64_t wanted = std::min<int64_t>(n.size(), wide ? 1024 : 256);
     const int64_t whole = k.size() * parts_;
-    const int64_t deep = std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
+    // A product that is formed for few rows is used at once, so it stays in the first cache.
+    const bool thin = x_.pair && m.size() <= 2 * kMicroRows;
+    const int64_t deep =
+        thin ? kDepth / 2 : std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
     k.cut(whole <= deep * 3 / 2 ? k.size() : deep / parts_);
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
@@ -96,8 +99,6 @@ class Contraction {
       // Enough tiles for all threads, which do not change what is added to what.
       const int64_t tasks = x_.batches * ((m.size() + 255) / 256);
       const int64_t share = n.size() * tasks / (2 * at::get_num_threads());
-      // A product that is formed for few rows is used at once, so it stays in the first cache.
-      const bool thin = x_.pair && m.size() <= 2 * kMicroRows;
       const int64_t most = thin ? 48 : std::clamp<int64_t>(values / depth, 64, 2048);
       n.cut(most, wide || !two_runs ? 64 : 16, 16);
       wide_bricks_ = n.bricks();
@@ -116,7 +117,7 @@ class Contraction {
   }
 
   TileGrid grid() const {
-    constexpr int64_t kKeptBytes = 384 << 10;
+    constexpr int64_t kKeptBytes = 768 << 10;
     TileGrid grid;
     grid.batches = x_.batches;
     grid.m_tiles = x_.m.bricks();

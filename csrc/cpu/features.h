@@ -22,13 +22,21 @@ struct Cut {
   int64_t extent(int64_t i) const { return std::min(step, size - i * step); }
 };
 
+// Steps of even size, none above `most`, and multiples of `unit` but for the last.
+inline Cut cut_evenly(int64_t size, int64_t most, int64_t unit) {
+  const int64_t pieces = std::max<int64_t>(1, (size + most - 1) / most);
+  return {size, ((size + pieces - 1) / pieces + unit - 1) / unit * unit};
+}
+
 // The depth of a sum: all of it, or pieces of even size.
 template <typename acc_t>
 Cut cut_depth(int64_t size) {
   constexpr int64_t kDepth = 1024 / sizeof(acc_t);
-  const int64_t pieces = size <= kDepth * 3 / 2 ? 1 : (size + kDepth - 1) / kDepth;
-  return {size, (size + pieces - 1) / pieces};
+  return cut_evenly(size, size <= kDepth * 3 / 2 ? kDepth * 3 / 2 : kDepth, 1);
 }
+
+// Rows of tiles, and the unit of their columns: whole micro-kernels of every instruction set.
+constexpr int64_t kEdge = 48, kMostColumns = 240;
 
 // A batch of matrices of any strides and dtype, less a mean per row if there are means. A mean is
 // the sum of two numbers: one alone is too coarse for features far from zero.
@@ -170,7 +178,7 @@ struct FeatureColumns {
 
 template <typename acc_t>
 TileGrid grid_of(int64_t batches, const Cut& m, const Cut& n, const Cut& k) {
-  constexpr int64_t kKeptBytes = 384 << 10;
+  constexpr int64_t kKeptBytes = 768 << 10;
   TileGrid grid;
   grid.batches = batches;
   grid.m_tiles = m.count(), grid.n_tiles = n.count(), grid.k_tiles = k.count();
@@ -185,11 +193,10 @@ TileGrid grid_of(int64_t batches, const Cut& m, const Cut& n, const Cut& k) {
   return grid;
 }
 
-// The edge of tiles of symmetric products: whole micro-kernels, and small beside the matrix.
-constexpr int64_t kEdge = 48;
-
 // The products of the channels of x with those of y, or of x with itself, of some samples:
-// store(batch, m, n, tile, row_stride) gets every tile, without y those of one triangle, m <= n.
+// store(batch, m, n, from, tile, row_stride) gets every tile. Without y only those columns of a
+// tile are there that do not lie before its rows, those `from` on; what lies beyond its rows stands
+// for its mirror image too.
 template <typename acc_t>
 struct Gram {
   const Features<acc_t>& x;
@@ -200,14 +207,22 @@ struct Gram {
       : x(x_),
         y(y_),
         m{x.rows, kEdge},
-        n{y ? y->rows : x.rows, y ? 256 : kEdge},
+        n(cut_evenly(y ? y->rows : x.rows, kMostColumns, kEdge)),
         k(cut_depth<acc_t>(x.cols)) {}
 
   template <typename Store>
   void run(int64_t first, int64_t samples, const Store& store) const {
-    multiply_tiles<acc_t>(grid_of<acc_t>(samples, m, n, k), ChannelRows<acc_t>{x, first, m, k},
-                          FeatureColumns<acc_t, true>{y ? *y : x, first, k, n}, store,
-                          [this](int64_t i, int64_t j) { return y == nullptr && i > j; });
+    const auto first_column = [this](int64_t i, int64_t j) {
+      const int64_t from = y != nullptr ? 0 : std::max<int64_t>(0, m.begin(i) - n.begin(j));
+      return from < n.extent(j) ? from : -1;
+    };
+    multiply_tiles<acc_t>(
+        grid_of<acc_t>(samples, m, n, k), ChannelRows<acc_t>{x, first, m, k},
+        FeatureColumns<acc_t, true>{y ? *y : x, first, k, n},
+        [&](int64_t batch, int64_t i, int64_t j, acc_t* tile, int64_t row_stride) {
+          store(batch, i, j, first_column(i, j), tile, row_stride);
+        },
+        first_column);
   }
 };
 
@@ -234,7 +249,8 @@ struct FormedRows {
 template <typename acc_t, typename Former>
 void multiply_formed(const Former& former, const Features<acc_t>& x, const at::Tensor& out,
                      int64_t first, int64_t samples) {
-  const Cut m{out.size(1), 64}, n{x.cols, 256}, k = cut_depth<acc_t>(x.rows);
+  const Cut m{out.size(1), kEdge}, n = cut_evenly(x.cols, kMostColumns, kEdge),
+                                   k = cut_depth<acc_t>(x.rows);
   const ProductTensor to{out.data_ptr(), out.scalar_type()};
   multiply_tiles<acc_t>(
       grid_of<acc_t>(samples, m, n, k), FormedRows<acc_t, Former>{former, first, m, k},
@@ -245,7 +261,7 @@ void multiply_formed(const Former& former, const Features<acc_t>& x, const at::T
         move.add(n.extent(j), 1, 1);
         scatter(to, ((first + batch) * m.size + m.begin(i)) * x.cols + n.begin(j), tile, move);
       },
-      [](int64_t, int64_t) { return false; });
+      [](int64_t, int64_t) { return 0; });
 }
 
 // Calls work(first, samples) for stretches of samples whose matrices stay in cache together.

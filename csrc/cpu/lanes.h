@@ -93,17 +93,19 @@ void multiply_rows(T* out, int64_t out_step, int64_t rows, int64_t lanes, Pointe
                    int factors, const Strides& row_step) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int64_t kWidth = Vec::size();
-  const auto product = [&](auto load, int64_t l, auto value) {
-    for (int f = 0; f < vectors; ++f) value = value * load(x[f] + l);
-    return value;
-  };
   for (int64_t r = 0; r < rows; ++r) {
-    const T scalar = product_of<vectors>(x, factors, 0, {});
+    const Vec scalar(product_of<vectors>(x, factors, 0, {}));
     int64_t l = 0;
     for (; l + kWidth <= lanes; l += kWidth) {
-      product([](const T* from) { return Vec::loadu(from); }, l, Vec(scalar)).store(out + l);
+      Vec value = scalar;
+      for (int f = 0; f < vectors; ++f) value = value * Vec::loadu(x[f] + l);
+      value.store(out + l);
     }
-    for (; l < lanes; ++l) out[l] = product([](const T* from) { return *from; }, l, scalar);
+    if (l < lanes) {
+      Vec value = scalar;
+      for (int f = 0; f < vectors; ++f) value = value * Vec::loadu(x[f] + l, lanes - l);
+      value.store(out + l, lanes - l);
+    }
     out += out_step;
     for (int f = 0; f < factors; ++f) x[f] += row_step[f];
   }

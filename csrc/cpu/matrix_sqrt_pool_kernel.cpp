@@ -25,17 +25,19 @@ struct Square {
   Scratch<acc_t> data;
 };
 
-// Writes a tile and its mirror image.
+// Writes rows that begin on the diagonal or beyond it, and their mirror image.
 template <typename acc_t>
 void put_symmetric(const Square<acc_t>& to, int64_t row, int64_t height, int64_t col, int64_t width,
                    const acc_t* tile, int64_t row_stride) {
   for (int64_t i = 0; i < height; ++i) {
     copy_run(to.row(row + i) + col, 1, tile + i * row_stride, 1, width);
   }
-  if (row != col) return transpose(tile, row_stride, to.row(col) + row, to.stride, height, width);
-  for (int64_t i = 1; i < height; ++i) {  // equal in theory, so made equal to the last bit
+  const int64_t diagonal = row == col ? std::min(height, width) : 0;
+  for (int64_t i = 1; i < diagonal; ++i) {  // equal in theory, so made equal to the last bit
     for (int64_t j = 0; j < i; ++j) to.row(row + i)[col + j] = tile[j * row_stride + i];
   }
+  transpose(tile + diagonal, row_stride, to.row(col + diagonal) + row, to.stride, height,
+            width - diagonal);
 }
 
 template <typename acc_t>
@@ -64,7 +66,7 @@ class SymmetricProducts {
           }
           put_symmetric(out, edge_.begin(i), height, edge_.begin(j), width, tile, row_stride);
         },
-        [](int64_t i, int64_t j) { return i > j; });
+        [](int64_t i, int64_t j) { return i > j ? -1 : 0; });
   }
 
  private:
@@ -113,13 +115,17 @@ class Iterations {
   // The covariance, divided by its trace.
   void norm_covariance(int64_t sample) {
     const auto scale = static_cast<acc_t>(1.0 / static_cast<double>(x_.cols));
-    covariance_.run(sample, 1, [&](int64_t, int64_t i, int64_t j, acc_t* tile, int64_t row_stride) {
-      const Cut &m = covariance_.m, &n = covariance_.n;
-      for (int64_t r = 0; r < m.extent(i); ++r) {
-        for (int64_t c = 0; c < n.extent(j); ++c) tile[r * row_stride + c] *= scale;
-      }
-      put_symmetric(*a_, m.begin(i), m.extent(i), n.begin(j), n.extent(j), tile, row_stride);
-    });
+    covariance_.run(
+        sample, 1,
+        [&](int64_t, int64_t i, int64_t j, int64_t from, acc_t* tile, int64_t row_stride) {
+          const Cut &m = covariance_.m, &n = covariance_.n;
+          const int64_t height = m.extent(i), width = n.extent(j) - from;
+          tile += from;
+          for (int64_t r = 0; r < height; ++r) {
+            for (int64_t c = 0; c < width; ++c) tile[r * row_stride + c] *= scale;
+          }
+          put_symmetric(*a_, m.begin(i), height, n.begin(j) + from, width, tile, row_stride);
+        });
     double sum = 0;
     for (int64_t i = 0; i < a_->size; ++i) sum += static_cast<double>(a_->row(i)[i]);
     is_clamped = sum < kLeastTrace;

@@ -21,7 +21,7 @@ constexpr int kMicroRows = 2, kMicroVectors = 1;
 #endif
 
 // c[r][j] = sum over k of a[r][k] * b[k][j], added to c when `accumulate`. Columns are whole
-// vectors; rows of b and c are contiguous, a lies anyhow. Sums are formed of chains of kChain
+// vectors; rows of b and c are contiguous, a lies anyhow. Sums are formed of chains of kLongest
 // terms, which lose fewer digits than one long chain.
 template <typename T, int rows, int vectors>
 void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,

@@ -8,36 +8,11 @@
 
 #include "cpu/bricks.h"
 #include "cpu/factors.h"
+#include "cpu/lanes.h"
 #include "cpu/tiles.h"
 
 namespace pyext {
 namespace {
-
-// to[i] = p[i * p_step] * q[i * q_step], where a step is 0 or 1.
-template <typename T>
-void multiply_runs(T* to, const T* p, int64_t p_step, const T* q, int64_t q_step, int64_t count) {
-  using Vec = at::vec::Vectorized<T>;
-  if (p_step == 0) {
-    std::swap(p, q);
-    std::swap(p_step, q_step);
-  }
-  int64_t i = 0;
-  if (q_step == 0) {
-    const Vec factor(*q);
-    if (p_step == 0) return std::fill(to, to + count, *p * *q);
-    for (; i + Vec::size() <= count; i += Vec::size()) {
-      (Vec::loadu(p + i) * factor).store(to + i);
-    }
-    if (i < count) (Vec::loadu(p + i, count - i) * factor).store(to + i, count - i);
-    return;
-  }
-  for (; i + Vec::size() <= count; i += Vec::size()) {
-    (Vec::loadu(p + i) * Vec::loadu(q + i)).store(to + i);
-  }
-  if (i < count) {
-    (Vec::loadu(p + i, count - i) * Vec::loadu(q + i, count - i)).store(to + i, count - i);
-  }
-}
 
 // Both factors are first laid out alike: batch, K, N, the fastest index of N contiguous. They are
 // small beside their product.
@@ -53,22 +28,42 @@ class PairProduct {
   }
 
   void block(int64_t batch, const Brick& k, const Brick& n, acc_t* to, int64_t row_stride) const {
+    const auto& run = n_.dims.back();
+    // Factors that vary along the run come first.
+    const std::array<int, 2> order = {run.pair[0] == 0, run.pair[0] != 0};
+    switch (run.pair[0] + run.pair[1]) {
+      case 0:
+        return form<0>(order, batch, k, n, to, row_stride);
+      case 1:
+        return form<1>(order, batch, k, n, to, row_stride);
+      default:
+        return form<2>(order, batch, k, n, to, row_stride);
+    }
+  }
+
+ private:
+  template <int vectors>
+  void form(const std::array<int, 2>& order, int64_t batch, const Brick& k, const Brick& n,
+            acc_t* to, int64_t row_stride) const {
     std::array<const acc_t*, 2> origin;
     for (int f = 0; f < 2; ++f) {
       origin[f] = packed_[f].get() + batch_offset(f, batch) + first(f, k_, k) + first(f, n_, n);
     }
-    const int run = n_.count() - 1;
-    const int64_t length = n.extent[run];
-    const int64_t p_step = n_.dims[run].pair[0], q_step = n_.dims[run].pair[1];
-    for_each(k_, k, k_.count(), [&](int64_t row, int64_t p_row, int64_t q_row) {
+    const int run = n_.count() - 1, inner = k_.count() - 1;
+    const int64_t rows = k.extent[inner], length = n.extent[run];
+    Strides row_step{};
+    for (int f = 0; f < 2; ++f) row_step[f] = k_.dims[inner].pair[order[f]];
+    for_each(k_, k, inner, [&](int64_t row, int64_t p_row, int64_t q_row) {
       for_each(n_, n, run, [&](int64_t col, int64_t p_col, int64_t q_col) {
-        multiply_runs(to + row * row_stride + col * length, origin[0] + p_row + p_col, p_step,
-                      origin[1] + q_row + q_col, q_step, length);
+        const std::array<const acc_t*, 2> at = {origin[0] + p_row + p_col,
+                                                origin[1] + q_row + q_col};
+        const Pointers<acc_t> x = {at[order[0]], at[order[1]]};
+        multiply_rows<acc_t, vectors>(to + row * rows * row_stride + col * length, row_stride, rows,
+                                      length, x, 2, row_step);
       });
     });
   }
 
- private:
   void lay_out(int f, const ProductTensor& factor) {
     int64_t step = 1;
     c10::SmallVector<MoveDim, 12> moves;  // of the indices that the factor has, the slowest first

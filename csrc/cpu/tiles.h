@@ -72,10 +72,11 @@ constexpr int64_t kSharedBytes = int64_t{8} << 20;
 // Block, in the scratch or not; columns of b's are contiguous and padded to whole vectors. `a` says
 // by a.in_place() that it never needs its scratch.
 // store(batch, m, n, tile, row_stride) takes a finished tile, which it may overwrite.
-// skip(m, n) says which tiles nobody wants.
-template <typename T, typename A, typename B, typename Store, typename Skip>
+// first_column(m, n) says from which of its columns on a tile is wanted, -1 that nobody wants it.
+// It is a whole number of vectors; the columns before are left as they were in scratch.
+template <typename T, typename A, typename B, typename Store, typename FirstColumn>
 void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& store,
-                    const Skip& skip) {
+                    const FirstColumn& first_column) {
   const int64_t a_row = padded_row<T>(grid.depth), b_row = padded_row<T>(grid.cols);
   const int64_t a_size = grid.rows * a_row, b_size = grid.depth * b_row, c_size = grid.rows * b_row;
   const bool share = grid.n_tiles > 1 && !a.in_place();
@@ -115,14 +116,16 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
         for (int64_t k = 0; k < grid.k_tiles; ++k) {
           Block<T> right{};
           for (int64_t m = m_begin; m < m_end; ++m) {
-            if (skip(m, n)) continue;
+            const int64_t from = first_column(m, n);
+            if (from < 0) continue;
             if (right.data == nullptr) right = b.block(batch, k, n, b_scratch.get(), b_row);
             T* scratch = share ? shared_block(batch, m, k) : a_scratch.get();
             const Block<T> left =
                 share ? a.shape_of(m, k, scratch, a_row) : a.block(batch, m, k, scratch, a_row);
             T* tile = tiles.get() + (kept > 1 ? m - m_begin : 0) * c_size;
-            multiply_block<T>(left.rows, right.cols, left.cols, left.data, left.row_stride,
-                              left.col_stride, right.data, right.row_stride, tile, b_row, k > 0);
+            multiply_block<T>(left.rows, right.cols - from, left.cols, left.data, left.row_stride,
+                              left.col_stride, right.data + from, right.row_stride, tile + from,
+                              b_row, k > 0);
             if (k + 1 == grid.k_tiles) store(batch, m, n, tile, b_row);
           }
         }
