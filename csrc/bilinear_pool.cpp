@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "arithmetic.h"
 #include "huge_pages.h"
 #include "packed_triangle.h"
 #include "pooling_checks.h"

@@ -6,6 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
+#include "arithmetic.h"
 #include "huge_pages.h"
 #include "pooling_checks.h"
 

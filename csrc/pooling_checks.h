@@ -10,9 +10,4 @@ void check_features(const char* op, const char* argument, const at::Tensor& x);
 // y (N, D2, S) that goes with x.
 void check_second_features(const char* op, const at::Tensor& y, const at::Tensor& x);
 
-// What a dtype is computed in: half types in float.
-inline at::ScalarType arithmetic_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 }  // namespace pyext

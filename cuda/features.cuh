@@ -10,9 +10,9 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "arithmetic.h"
 #include "einsum.cuh"
 #include "matrix_tiles.cuh"
-#include "pooling_checks.h"
 
 namespace pyext {
 namespace {

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 
+#include "arithmetic.h"
 #include "autograd/node.h"
 #include "packed_triangle.h"
 #include "pooling_checks.h"
