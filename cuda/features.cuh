@@ -17,10 +17,6 @@
 namespace pyext {
 namespace {
 
-inline ProductTensor read_from(const at::Tensor& x) {
-  return {const_cast<void*>(x.const_data_ptr()), x.scalar_type()};
-}
-
 // out = alpha a b + beta out, for batches of matrices of any strides. Sums are formed in the
 // arithmetic's type, and rounded once.
 inline void multiply(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b,

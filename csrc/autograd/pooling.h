@@ -7,7 +7,6 @@
 #include "arithmetic.h"
 #include "autograd/node.h"
 #include "packed_triangle.h"
-#include "pooling_checks.h"
 
 namespace pyext {
 
