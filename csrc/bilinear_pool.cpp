@@ -4,9 +4,9 @@
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "arithmetic.h"
 #include "huge_pages.h"
 #include "packed_triangle.h"
 #include "pooling_checks.h"
@@ -29,8 +29,7 @@ using OptionalTensor = std::optional<at::Tensor>;
 BilinearPoolOptions checked(const at::Tensor& x, const OptionalTensor& y,
                             std::optional<double> scale, double eps, bool signed_sqrt, bool l2,
                             bool packed, bool center) {
-  check_features("bilinear_pool", "x", x);
-  if (y) check_second_features("bilinear_pool", *y, x);
+  check_features("bilinear_pool", x, y);
   TORCH_CHECK_VALUE(!packed || !y,
                     "bilinear_pool: expected packed=False with two inputs: only the products of x "
                     "with itself are symmetric");
@@ -61,11 +60,9 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
                     "bilinear_pool_backward: expected grad of shape ", result.sizes(), ", got ",
                     grad.sizes());
   const at::OptionalDeviceGuard guard(at::device_of(x));
-  auto grad_x = at::empty(x.sizes(), x.options());
-  auto grad_y = y ? at::empty(y->sizes(), y->options()) : at::empty({0}, x.options());
+  auto grad_x = fresh_gradient(x);
+  auto grad_y = y ? fresh_gradient(*y) : at::empty({0}, x.options());
   if (x.size(0) == 0) return {grad_x, grad_y};
-  advise_huge_pages(grad_x);
-  if (y) advise_huge_pages(grad_y);
   bilinear_pool_backward_stub(x.device().type(), grad_x, y ? grad_y : at::Tensor(), grad, x,
                               y.value_or(at::Tensor()), result, norm, options);
   return {grad_x, grad_y};

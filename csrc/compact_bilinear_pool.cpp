@@ -6,7 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
-#include "huge_pages.h"
+#include "arithmetic.h"
 #include "pooling_checks.h"
 
 namespace pyext {
@@ -46,8 +46,7 @@ Sketches checked(const at::Tensor& x, const OptionalTensor& y, const Sketches& s
                  int64_t output_dim) {
   TORCH_CHECK_VALUE(output_dim >= 1, "compact_bilinear_pool: expected output_dim >= 1, got ",
                     output_dim);
-  check_features("compact_bilinear_pool", "x", x);
-  if (y) check_second_features("compact_bilinear_pool", *y, x);
+  check_features("compact_bilinear_pool", x, y);
   check_sketch("1", sketches.hash1, sketches.sign1, x, x.size(1), output_dim);
   check_sketch("2", sketches.hash2, sketches.sign2, x, y ? y->size(1) : x.size(1), output_dim);
   const auto dtype = arithmetic_of(x);
@@ -75,11 +74,9 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Te
                     grad.sizes());
   const auto sketches = checked(x, y, {hash1, sign1, hash2, sign2}, grad.size(1));
   const at::OptionalDeviceGuard guard(at::device_of(x));
-  auto grad_x = at::empty(x.sizes(), x.options());
-  auto grad_y = y ? at::empty(y->sizes(), y->options()) : at::empty({0}, x.options());
+  auto grad_x = fresh_gradient(x);
+  auto grad_y = y ? fresh_gradient(*y) : at::empty({0}, x.options());
   if (x.size(0) == 0) return {grad_x, grad_y};
-  advise_huge_pages(grad_x);
-  if (y) advise_huge_pages(grad_y);
   compact_bilinear_pool_backward_stub(x.device().type(), grad_x, y ? grad_y : at::Tensor(), grad, x,
                                       y.value_or(at::Tensor()), sketches);
   return {grad_x, grad_y};

@@ -32,6 +32,11 @@ struct ProductTensor {
   at::ScalarType dtype;
 };
 
+// A tensor that is not written to.
+inline ProductTensor read_from(const at::Tensor& x) {
+  return {const_cast<void*>(x.const_data_ptr()), x.scalar_type()};
+}
+
 struct SumOfProducts {
   c10::SmallVector<ProductDim, 8> dims;
   c10::SmallVector<ProductTensor, kMaxFactors> in;

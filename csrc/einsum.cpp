@@ -1,23 +1,23 @@
-// einsum: checks, the cache of plans, and running a plan's steps.
+// einsum: checks, running a plan's steps, and the device entries.
 #include "einsum.h"
 
-#include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
-#include <ATen/MemoryOverlap.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/TypeProperties.h>
-#include <c10/util/hash.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
-#include <mutex>
-#include <unordered_map>
+#include <algorithm>
 
+#include "einsum_plan_cache.h"
 #include "huge_pages.h"
+#include "memory_overlap.h"
 
 namespace pyext {
 namespace {
-
-// ---- what is asked ----
 
 at::ScalarType result_dtype(at::TensorList operands, const std::string& equation,
                             const EinsumOptions& options) {
@@ -52,77 +52,6 @@ bool is_read_as(at::ScalarType dtype, at::ScalarType arithmetic) {
   return dtype == arithmetic || (arithmetic_dtype(dtype) == arithmetic &&
                                  (arithmetic == at::kFloat || arithmetic == at::kInt));
 }
-
-TensorLayout layout_of(const at::Tensor& x) {
-  return {{x.sizes().begin(), x.sizes().end()},
-          {x.strides().begin(), x.strides().end()},
-          x.scalar_type()};
-}
-
-// ---- the cache ----
-
-// Everything that a plan depends on but the equation, as numbers.
-struct PlanKey {
-  std::string equation;
-  c10::SmallVector<int64_t, 48> numbers;
-  bool operator==(const PlanKey& other) const {
-    return numbers == other.numbers && equation == other.equation;
-  }
-};
-
-struct PlanKeyHash {
-  size_t operator()(const PlanKey& key) const {
-    size_t hash = std::hash<std::string>()(key.equation);
-    for (const int64_t number : key.numbers) {
-      hash = (hash ^ static_cast<size_t>(number)) * size_t{0x9e3779b97f4a7c15};
-      hash ^= hash >> 29;
-    }
-    return hash;
-  }
-};
-
-void add_layout(PlanKey& key, const at::Tensor& x) {
-  key.numbers.push_back(static_cast<int64_t>(x.scalar_type()) << 32 | x.dim());
-  key.numbers.append(x.sizes().begin(), x.sizes().end());
-  key.numbers.append(x.strides().begin(), x.strides().end());
-}
-
-bool is_same(const at::Tensor& a, const at::Tensor& b) {
-  return a.const_data_ptr() == b.const_data_ptr() && a.const_data_ptr() != nullptr &&
-         a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.strides() == b.strides();
-}
-
-std::shared_ptr<const Plan> find_plan(const std::string& equation, at::TensorList operands,
-                                      at::ScalarType dtype, at::ScalarType arithmetic,
-                                      const EinsumOptions& options, const at::Tensor& out) {
-  constexpr size_t kCapacity = 4096;
-  static std::mutex mutex;
-  static std::unordered_map<PlanKey, std::shared_ptr<const Plan>, PlanKeyHash> plans;
-  const bool any = options.layout == "any";
-  const bool same = operands.size() == 2 && is_same(operands[0], operands[1]);
-  PlanKey key{equation, {}};
-  key.numbers.push_back(static_cast<int64_t>(operands.size()) << 4 | int64_t{out.defined()} << 2 |
-                        int64_t{any} << 1 | int64_t{same});
-  key.numbers.push_back(static_cast<int64_t>(dtype) << 32 | static_cast<int64_t>(arithmetic));
-  for (const auto& operand : operands) add_layout(key, operand);
-  if (out.defined()) add_layout(key, out);
-  if (options.path) key.numbers.append(options.path->begin(), options.path->end());
-  {
-    const std::lock_guard<std::mutex> lock(mutex);
-    if (const auto found = plans.find(key); found != plans.end()) return found->second;
-  }
-  PlanRequest request{equation, {}, dtype, arithmetic, std::nullopt, any, same, {}};
-  for (const auto& operand : operands) request.operands.push_back(layout_of(operand));
-  if (out.defined()) request.out = layout_of(out);
-  if (options.path) request.path.assign(options.path->begin(), options.path->end());
-  auto plan = std::make_shared<const Plan>(make_plan(request));
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (plans.size() >= kCapacity) plans.clear();  // a program with ever new shapes
-  plans.emplace(std::move(key), plan);
-  return plan;
-}
-
-// ---- running ----
 
 // A call, checked and ready to run.
 struct Call {
@@ -242,50 +171,6 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
     for (const int input : step.inputs) slots[input].reset();
     if (!last) slots.push_back(std::move(to));
   }
-}
-
-// The bytes that a tensor lies on: from the first of its storage to one behind the last.
-std::pair<int64_t, int64_t> span_of(const at::Tensor& x) {
-  int64_t last = 0;
-  for (int64_t d = 0; d < x.dim(); ++d) last += (x.size(d) - 1) * x.stride(d);
-  const int64_t begin = x.storage_offset() * x.element_size();
-  return {begin, begin + (last + 1) * x.element_size()};
-}
-
-// Those bytes, marked, as far as they lie in a span.
-at::Tensor marked_bytes(const at::Tensor& x, std::pair<int64_t, int64_t> span) {
-  c10::SmallVector<int64_t, 6> sizes(x.sizes().begin(), x.sizes().end()), strides;
-  for (const int64_t stride : x.strides()) strides.push_back(stride * x.element_size());
-  sizes.push_back(x.element_size());
-  strides.push_back(1);
-  at::Tensor bytes = at::zeros({span.second - span.first}, at::kBool);
-  bytes.as_strided(sizes, strides, span_of(x).first - span.first).fill_(true);
-  return bytes;
-}
-
-// Where strides alone do not tell, every byte is looked at, if there are not too many.
-constexpr int64_t kMarkedBytes = int64_t{1} << 28;
-
-// Whether elements of a tensor share memory.
-bool overlaps_itself(const at::Tensor& out) {
-  const auto overlap = at::has_internal_overlap(out);
-  if (overlap != at::MemOverlap::TooHard) return overlap == at::MemOverlap::Yes;
-  const auto span = span_of(out);
-  if (span.second - span.first > kMarkedBytes) return false;
-  return marked_bytes(out, span).sum().item<int64_t>() < static_cast<int64_t>(out.nbytes());
-}
-
-// Whether two tensors share memory.
-bool overlaps(const at::Tensor& out, const at::Tensor& x) {
-  const auto overlap = at::get_overlap_status(out, x);
-  if (overlap != at::MemOverlapStatus::TooHard) return overlap != at::MemOverlapStatus::No;
-  const auto a = span_of(out), b = span_of(x);
-  const auto both = std::pair{std::min(a.first, b.first), std::max(a.second, b.second)};
-  if (!out.is_alias_of(x) || a.second <= b.first || b.second <= a.first ||
-      both.second - both.first > kMarkedBytes) {
-    return false;
-  }
-  return marked_bytes(out, both).logical_and(marked_bytes(x, both)).any().item<bool>();
 }
 
 // bool is summed as integers, and complex numbers are scaled by complex ones: no other dtype may

@@ -236,6 +236,12 @@ Expression parse_equation(const std::string& equation,
   return Parser(equation, shapes).parse();
 }
 
+Expression parse_labels(const std::string& equation, const std::vector<int64_t>& ranks) {
+  std::vector<std::vector<int64_t>> ones;
+  for (const int64_t rank : ranks) ones.emplace_back(rank, 1);
+  return parse_equation(equation, {ones.begin(), ones.end()});
+}
+
 std::string label_text(Label label) {
   if (label < 0) return "...[" + std::to_string(label) + "]";
   std::string text;

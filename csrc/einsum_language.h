@@ -23,6 +23,8 @@ struct Expression {
 // Parses an equation for operands of these shapes. Raises RuntimeError, with the equation and a
 // mark under the place, for what does not fit.
 Expression parse_equation(const std::string& equation, const std::vector<c10::IntArrayRef>& shapes);
+// The same for operands of these ranks, where sizes are not known or do not matter.
+Expression parse_labels(const std::string& equation, const std::vector<int64_t>& ranks);
 
 // How a label is written: a letter, or the place in an ellipsis.
 std::string label_text(Label label);

@@ -21,7 +21,7 @@ KernelStub<void(const at::Tensor&, const at::Tensor&, const at::Tensor&, const a
 namespace {
 
 void check(const at::Tensor& x, int64_t iterations) {
-  check_features("matrix_sqrt_pool", "x", x);
+  check_features("matrix_sqrt_pool", x);
   TORCH_CHECK_VALUE(iterations >= 1, "matrix_sqrt_pool: expected iterations >= 1, got ",
                     iterations);
 }
@@ -45,9 +45,8 @@ at::Tensor backward(const at::Tensor& grad, const at::Tensor& x, const at::Tenso
                     "matrix_sqrt_pool_backward: expected grad of shape ", result.sizes(), ", got ",
                     grad.sizes());
   const at::OptionalDeviceGuard guard(at::device_of(x));
-  auto grad_x = at::empty(x.sizes(), x.options());
+  auto grad_x = fresh_gradient(x);
   if (x.size(0) == 0) return grad_x;
-  advise_huge_pages(grad_x);
   matrix_sqrt_pool_backward_stub(x.device().type(), grad_x, grad, x, result, iterations, packed);
   return grad_x;
 }

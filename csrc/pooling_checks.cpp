@@ -1,9 +1,14 @@
-// What the pooling ops ask of the features they are given.
+// What the pooling ops ask of the features they are given, and the memory of the gradients.
 #include "pooling_checks.h"
 
-namespace pyext {
+#include <ATen/ops/empty.h>
 
-void check_features(const char* op, const char* argument, const at::Tensor& x) {
+#include "huge_pages.h"
+
+namespace pyext {
+namespace {
+
+void check_one(const char* op, const char* argument, const at::Tensor& x) {
   const auto dtype = x.scalar_type();
   TORCH_CHECK_TYPE(
       dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
@@ -16,15 +21,28 @@ void check_features(const char* op, const char* argument, const at::Tensor& x) {
                     " with at least one position, got shape ", x.sizes());
 }
 
-void check_second_features(const char* op, const at::Tensor& y, const at::Tensor& x) {
+void check_second(const char* op, const at::Tensor& y, const at::Tensor& x) {
   TORCH_CHECK_TYPE(y.scalar_type() == x.scalar_type(), op, ": expected y of the dtype of x, ",
                    x.scalar_type(), ", got ", y.scalar_type());
-  check_features(op, "y", y);
+  check_one(op, "y", y);
   TORCH_CHECK_VALUE(y.size(0) == x.size(0) && y.size(2) == x.size(2), op,
                     ": expected y of shape (N, D2, positions) with N = ", x.size(0),
                     " and positions = ", x.size(2), " as x, got ", y.sizes());
   TORCH_CHECK_VALUE(y.device() == x.device(), op, ": expected y on the device of x, ", x.device(),
                     ", got ", y.device());
+}
+
+}  // namespace
+
+void check_features(const char* op, const at::Tensor& x, const std::optional<at::Tensor>& y) {
+  check_one(op, "x", x);
+  if (y) check_second(op, *y, x);
+}
+
+at::Tensor fresh_gradient(const at::Tensor& x) {
+  auto gradient = at::empty(x.sizes(), x.options());
+  advise_huge_pages(gradient);
+  return gradient;
 }
 
 }  // namespace pyext

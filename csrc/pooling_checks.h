@@ -1,18 +1,17 @@
-// What the pooling ops ask of the features they are given.
+// What the pooling ops ask of the features they are given, and the memory of the gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
+
 namespace pyext {
 
-// (N, D, S), D and S at least 1, of a floating-point dtype.
-void check_features(const char* op, const char* argument, const at::Tensor& x);
-// y (N, D2, S) that goes with x.
-void check_second_features(const char* op, const at::Tensor& y, const at::Tensor& x);
+// x (N, D, S), D and S at least 1, of a floating-point dtype, and y (N, D2, S) that goes with it.
+void check_features(const char* op, const at::Tensor& x,
+                    const std::optional<at::Tensor>& y = std::nullopt);
 
-// What a dtype is computed in: half types in float.
-inline at::ScalarType arithmetic_of(const at::Tensor& x) {
-  return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
+// Uninitialised and contiguous, of the shape and dtype of x.
+at::Tensor fresh_gradient(const at::Tensor& x);
 
 }  // namespace pyext

@@ -10,16 +10,12 @@
 #include <cstdint>
 #include <initializer_list>
 
+#include "arithmetic.h"
 #include "einsum.cuh"
 #include "matrix_tiles.cuh"
-#include "pooling_checks.h"
 
 namespace pyext {
 namespace {
-
-inline ProductTensor read_from(const at::Tensor& x) {
-  return {const_cast<void*>(x.const_data_ptr()), x.scalar_type()};
-}
 
 // out = alpha a b + beta out, for batches of matrices of any strides. Sums are formed in the
 // arithmetic's type, and rounded once.

@@ -7,12 +7,12 @@
 // the scale of GradScaler before they are rounded.
 #include <ATen/ATen.h>
 #include <ATen/SavedTensorHooks.h>
-#include <torch/library.h>
 
 #include <array>
 
 #include "autograd/cross_entropy_algebra.h"
 #include "autograd/node.h"
+#include "cross_entropy_boxed.h"
 
 namespace pyext {
 namespace {
@@ -277,34 +277,7 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
   return gradient;
 }
 
-at::Tensor tensor_or_undefined(const c10::IValue& value) {
-  return value.isNone() ? at::Tensor() : value.toTensor();
-}
-
-void forward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
-  const auto options = CrossEntropyOptions::from(*stack);
-  const auto arguments = torch::jit::last(*stack, 2 + CrossEntropyOptions::kCount);
-  auto out = forward(arguments[0].toTensor(), arguments[1].toTensor(), options);
-  torch::jit::drop(*stack, 2 + CrossEntropyOptions::kCount);
-  torch::jit::push(*stack, std::move(out.loss), std::move(out.normalizer), std::move(out.lse),
-                   std::move(out.entropy), std::move(out.target_log_prob), std::move(out.argmax));
-}
-
-void backward_boxed(const c10::OperatorHandle&, torch::jit::Stack* stack) {
-  const auto options = CrossEntropyOptions::from(*stack);
-  const auto arguments = torch::jit::last(*stack, 7 + CrossEntropyOptions::kCount);
-  auto gradient =
-      backward(tensor_or_undefined(arguments[0]), tensor_or_undefined(arguments[1]),
-               tensor_or_undefined(arguments[2]), arguments[3].toTensor(), arguments[4].toTensor(),
-               arguments[5].toTensor(), arguments[6].toTensor(), options);
-  torch::jit::drop(*stack, 7 + CrossEntropyOptions::kCount);
-  torch::jit::push(*stack, std::move(gradient));
-}
-
-TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("cross_entropy", torch::CppFunction::makeFromBoxedFunction<&forward_boxed>());
-  m.impl("cross_entropy_backward", torch::CppFunction::makeFromBoxedFunction<&backward_boxed>());
-}
+TORCH_LIBRARY_IMPL(pyext, Autograd, m) { register_cross_entropy<forward, backward>(m); }
 
 }  // namespace
 }  // namespace pyext

@@ -8,6 +8,8 @@
 
 #include <ATen/ATen.h>
 
+#include "arithmetic.h"
+
 namespace pyext {
 
 CrossEntropyAlgebra::CrossEntropyAlgebra(const at::Tensor& input, const at::Tensor& target,
@@ -15,7 +17,7 @@ CrossEntropyAlgebra::CrossEntropyAlgebra(const at::Tensor& input, const at::Tens
     : input_(input),
       target_(target),
       options_(options),
-      dtype_(input.scalar_type() == at::kDouble ? at::kDouble : at::kFloat),
+      dtype_(arithmetic_of(input)),
       axis_(input.dim() > 1 ? 1 : 0) {}
 
 at::Tensor CrossEntropyAlgebra::per_class(const at::Tensor& values) const {

@@ -4,25 +4,15 @@
 #include "einsum.h"
 
 #include <ATen/ATen.h>
-#include <ATen/LegacyBatchedTensorImpl.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <numeric>
 
-#include "autograd/functionalize.h"
 #include "autograd/node.h"
 
 namespace pyext {
 namespace {
-
-// The labels of an equation for operands of these ranks; sizes may be symbols.
-Expression labels_of(const std::string& equation, const std::vector<int64_t>& ranks) {
-  std::vector<std::vector<int64_t>> ones;
-  for (const int64_t rank : ranks) ones.emplace_back(rank, 1);
-  return parse_equation(equation, {ones.begin(), ones.end()});
-}
 
 // The path of the gradient in operand `target`, from the path of the einsum. Seen from that
 // operand, the tree of contractions hangs the other way up: first the products that do not contain
@@ -102,7 +92,7 @@ struct EinsumBackward : OpNode {
       values.push_back(operand.is_saved ? unpack(operand.values) : at::Tensor());
       ranks.push_back(static_cast<int64_t>(operand.sizes.size()));
     }
-    const Expression expression = labels_of(equation, ranks);
+    const Expression expression = parse_labels(equation, ranks);
     for (size_t i = 0; i < values.size(); ++i) {
       if (task_should_compute_output(i)) result[i] = gradient(i, grads[0], values, expression);
     }
@@ -180,17 +170,11 @@ struct EinsumBackward : OpNode {
   std::vector<int64_t> path;
 };
 
-EinsumOptions options_of(const c10::Scalar& alpha, c10::string_view layout,
-                         std::optional<at::ScalarType> accumulate_dtype,
-                         at::OptionalIntArrayRef path) {
-  return {alpha, std::string(layout), accumulate_dtype, path};
-}
-
 at::Tensor functional(c10::string_view equation, at::TensorList operands, const c10::Scalar& alpha,
                       c10::string_view layout, std::optional<at::ScalarType> accumulate_dtype,
                       at::OptionalIntArrayRef path) {
   const std::string text(equation);
-  const EinsumOptions options = options_of(alpha, layout, accumulate_dtype, path);
+  const EinsumOptions options{alpha, std::string(layout), accumulate_dtype, path};
   NodePtr owner;
   auto* node = record<EinsumBackward>(owner, operands);
   auto result = [&] {
@@ -238,7 +222,7 @@ at::Tensor& out(c10::string_view equation, at::TensorList operands, const c10::S
   }
   const at::AutoDispatchBelowAutograd guard;
   return einsum_out(std::string(equation), operands, beta,
-                    options_of(alpha, "contiguous", accumulate_dtype, path), out);
+                    {alpha, "contiguous", accumulate_dtype, path}, out);
 }
 
 at::Tensor& out_bumping_version(c10::string_view equation, at::TensorList operands,
@@ -247,80 +231,11 @@ at::Tensor& out_bumping_version(c10::string_view equation, at::TensorList operan
                                 at::OptionalIntArrayRef path, at::Tensor& out) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
-    einsum_out(std::string(equation), operands, beta,
-               options_of(alpha, "contiguous", accumulate_dtype, path), out);
+    einsum_out(std::string(equation), operands, beta, {alpha, "contiguous", accumulate_dtype, path},
+               out);
   }
   torch::autograd::increment_version(out);
   return out;
-}
-
-at::Tensor& out_functionalized(c10::string_view equation, at::TensorList operands,
-                               const c10::Scalar& alpha, const c10::Scalar& beta,
-                               std::optional<at::ScalarType> accumulate_dtype,
-                               at::OptionalIntArrayRef path, at::Tensor& out) {
-  const std::string text(equation);
-  const EinsumOptions options = options_of(alpha, "contiguous", accumulate_dtype, path);
-  std::vector<at::Tensor> inputs = operands.vec();
-  inputs.push_back(out);
-  return functionalize_into(out, inputs, [&](at::TensorList x) {
-    at::Tensor sum = einsum(text, x.slice(0, x.size() - 1), options);
-    return beta.equal(0) ? sum : sum + beta * x.back();
-  });
-}
-
-// Under the older vmap, of torch.autograd.grad(is_grads_batched=True): every level of it is a
-// label.
-at::Tensor with_batches(c10::string_view equation, at::TensorList operands,
-                        const c10::Scalar& alpha, c10::string_view layout,
-                        std::optional<at::ScalarType> accumulate_dtype,
-                        at::OptionalIntArrayRef path) {
-  constexpr Label kLevels = 0xf000;  // letters for private use
-  std::vector<int64_t> ranks, levels;
-  for (const auto& operand : operands) ranks.push_back(operand.dim());
-  const Expression expression = labels_of(std::string(equation), ranks);
-  std::string text;
-  std::vector<at::Tensor> values;
-  for (size_t i = 0; i < operands.size(); ++i) {
-    Labels labels = expression.inputs[i];
-    if (const auto* batched = at::maybeGetBatchedImpl(operands[i])) {
-      values.push_back(batched->value());
-      std::vector<at::BatchDim> dims(batched->bdims().begin(), batched->bdims().end());
-      std::sort(dims.begin(), dims.end(),
-                [](const auto& x, const auto& y) { return x.dim() < y.dim(); });
-      for (const auto& dim : dims) {
-        labels.insert(labels.begin() + dim.dim(), static_cast<Label>(kLevels + dim.level()));
-        levels.push_back(dim.level());
-      }
-    } else {
-      values.push_back(operands[i]);
-    }
-    text += (i > 0 ? "," : "");
-    text += letters_text(labels);
-  }
-  std::sort(levels.begin(), levels.end());
-  levels.erase(std::unique(levels.begin(), levels.end()), levels.end());
-  Labels output;
-  at::BatchDims dims;
-  for (const int64_t level : levels) {
-    dims.emplace_back(level, static_cast<int64_t>(output.size()));
-    output.push_back(static_cast<Label>(kLevels + level));
-  }
-  output.insert(output.end(), expression.output.begin(), expression.output.end());
-  text += "->" + letters_text(output);
-  return at::makeBatched(einsum(text, values, options_of(alpha, layout, accumulate_dtype, path)),
-                         dims);
-}
-
-// As torch's matrix products: operands of a wider type are cast to the type of autocast.
-template <c10::DeviceType device, c10::DispatchKey key>
-at::Tensor with_autocast(c10::string_view equation, at::TensorList operands,
-                         const c10::Scalar& alpha, c10::string_view layout,
-                         std::optional<at::ScalarType> accumulate_dtype,
-                         at::OptionalIntArrayRef path) {
-  const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
-  const auto dtype = at::autocast::get_autocast_dtype(device);
-  return einsum(std::string(equation), at::autocast::cached_cast(dtype, operands, device),
-                options_of(alpha, layout, accumulate_dtype, path));
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
@@ -329,18 +244,6 @@ TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
 }
 
 TORCH_LIBRARY_IMPL(pyext, ADInplaceOrView, m) { m.impl("einsum.out", out_bumping_version); }
-
-TORCH_LIBRARY_IMPL(pyext, Functionalize, m) { m.impl("einsum.out", out_functionalized); }
-
-TORCH_LIBRARY_IMPL(pyext, Batched, m) { m.impl("einsum", with_batches); }
-
-TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
-  m.impl("einsum", with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
-}
-
-TORCH_LIBRARY_IMPL(pyext, AutocastCUDA, m) {
-  m.impl("einsum", with_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
-}
 
 }  // namespace
 }  // namespace pyext

@@ -4,9 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include "arithmetic.h"
 #include "autograd/node.h"
 #include "packed_triangle.h"
-#include "pooling_checks.h"
 
 namespace pyext {
 

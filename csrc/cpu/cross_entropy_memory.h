@@ -6,7 +6,7 @@
 #include <memory>
 
 #include "cpu/blocks.h"
-#include "cpu/cross_entropy_rows.h"
+#include "cpu/cross_entropy_walk.h"
 #include "cpu/transpose.h"
 #include "cross_entropy.h"
 

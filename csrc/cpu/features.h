@@ -48,7 +48,7 @@ struct Features {
   Scratch<acc_t> means;
 
   Features(const at::Tensor& x, bool center)
-      : tensor{const_cast<void*>(x.const_data_ptr()), x.scalar_type()},
+      : tensor(read_from(x)),
         samples(x.size(0)),
         rows(x.size(1)),
         cols(x.size(2)),

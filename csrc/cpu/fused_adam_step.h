@@ -1,0 +1,258 @@
+// The step of a block: parameter and states are fetched in full precision, updated, and put back as
+// they are stored.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/fused_adam_block.h"
+#include "fused_adam.h"
+
+namespace pyext {
+namespace {
+
+// The memory of the next block, fetched while one is computed: its operands are met in bursts that
+// are too short for the hardware to see where they lead.
+class NextBlock {
+ public:
+  NextBlock(const AdamTensor& t, int64_t begin) {
+    for (int k = 0; k < kCount; ++k) {
+      const auto& operand = t.operands[AdamTensor::kParam + k];
+      width_[k] = static_cast<int64_t>(c10::elementSize(operand.dtype));
+      at_[k] = static_cast<const char*>(operand.data) + (begin + kAdamBlock) * width_[k];
+    }
+  }
+  void fetch(int64_t i) const {
+    for (int k = 0; k < kCount; ++k) __builtin_prefetch(at_[k] + i * width_[k]);
+  }
+
+ private:
+  static constexpr int kCount = 4;  // parameter, gradient and both moments
+  static_assert(AdamTensor::kExpAvgSq == AdamTensor::kParam + kCount - 1);
+  const char* at_[kCount];
+  int64_t width_[kCount];
+};
+
+// The formula over a block. With `updates` it says what it subtracted.
+template <typename acc_t>
+void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, const acc_t* grad,
+                  acc_t* exp_avg, acc_t* exp_avg_sq, acc_t* max_exp_avg_sq, acc_t* updates,
+                  const NextBlock& next) {
+  using Vec = at::vec::Vectorized<acc_t>;
+  const auto update = [&](int64_t i, int64_t lanes) {
+    const auto load = [&](const acc_t* from) {
+      return lanes == Vec::size() ? Vec::loadu(from + i) : Vec::loadu(from + i, lanes);
+    };
+    const auto store = [&](acc_t* to, const Vec& values) {
+      lanes == Vec::size() ? values.store(to + i) : values.store(to + i, static_cast<int>(lanes));
+    };
+    AdamElement<Vec> x{load(param), load(exp_avg), load(exp_avg_sq), Vec(0)};
+    if (c.amsgrad) x.max_exp_avg_sq = load(max_exp_avg_sq);
+    const Vec u = adam_update(c, load(grad), x);
+    store(param, x.param);
+    store(exp_avg, x.exp_avg);
+    store(exp_avg_sq, x.exp_avg_sq);
+    if (c.amsgrad) store(max_exp_avg_sq, x.max_exp_avg_sq);
+    if (updates != nullptr) store(updates, u);
+    next.fetch(i);
+  };
+  int64_t i = 0;
+  for (; i + Vec::size() <= n; i += Vec::size()) update(i, Vec::size());
+  if (i < n) update(i, n - i);
+}
+
+// One thread's way through the blocks of tensors with one arithmetic type.
+template <typename acc_t>
+class AdamStep {
+  static constexpr bool is_float = std::is_same_v<acc_t, float>;
+  using T = AdamTensor;
+
+ public:
+  AdamStep(const AdamProblem& problem, bool telemetry) : p_(problem), telemetry_(telemetry) {}
+
+  void run(const AdamTensor& t, int64_t first, int64_t count, AdamTelemetry* sums) {
+    const auto coefficients = cast(p_.groups[t.group].coefficients);
+    for (int64_t begin = first; begin < first + count; begin += kAdamBlock) {
+      block(t, coefficients, begin, std::min(kAdamBlock, first + count - begin), sums);
+    }
+  }
+
+ private:
+  static AdamCoefficients<acc_t> cast(const AdamCoefficients<double>& c) {
+    const auto to = [](double x) { return static_cast<acc_t>(x); };
+    return {to(c.grad_factor), to(c.l2),        to(c.decay),     to(c.weight1),     to(c.beta1),
+            to(c.beta2),       to(c.weight2),   to(c.step_size), to(c.root_factor), to(c.eps),
+            c.has_l2,          c.near_gradient, c.amsgrad};
+  }
+
+  void block(const AdamTensor& t, const AdamCoefficients<acc_t>& c, int64_t begin, int64_t n,
+             AdamTelemetry* sums) {
+    const auto& operands = t.operands;
+    acc_t* const param = fetch_param(t, begin, n);
+    acc_t* const grad = fetch(operands[T::kGrad], begin, n, grad_);
+    acc_t* const m = fetch_moment(t, T::kExpAvg, begin, n, exp_avg_);
+    acc_t* const v = fetch_moment(t, T::kExpAvgSq, begin, n, exp_avg_sq_);
+    acc_t* const top =
+        c.amsgrad ? fetch_moment(t, T::kMaxExpAvgSq, begin, n, max_exp_avg_sq_) : nullptr;
+    if (telemetry_) std::copy_n(param, n, old_);
+    update_block(c, n, param, grad, m, v, top, telemetry_ ? updates_ : nullptr,
+                 NextBlock(t, begin));
+    put_moment(t, T::kExpAvg, begin, n, m);
+    put_moment(t, T::kExpAvgSq, begin, n, v);
+    if (c.amsgrad) put_moment(t, T::kMaxExpAvgSq, begin, n, top);
+    put_param(t, begin, n, param);
+    if (operands[T::kEma].data != nullptr) average(t, begin, n, param);
+    if (telemetry_) add_up(c, n, param, grad, sums);
+    if (p_.zero_grad) {
+      std::fill_n(grad_, n, acc_t(0));
+      if (grad != grad_) std::fill_n(grad, n, acc_t(0));
+      put(operands[T::kGrad], begin, n, grad);
+    }
+  }
+
+  // The parameter in full precision.
+  acc_t* fetch_param(const AdamTensor& t, int64_t begin, int64_t n) {
+    const auto& param = t.operands[T::kParam];
+    const auto& master = t.operands[T::kMaster];
+    acc_t* const stored = fetch(param, begin, n, param_);
+    if constexpr (is_float) {
+      switch (t.master) {
+        case AdamMaster::kFloat32: {
+          float* const full = fetch(master, begin, n, master_);
+          round_stored(param.dtype, full, n, rounded_);
+          // Whoever wrote to the parameter since the last step is heard.
+          for (int64_t i = 0; i < n; ++i) full[i] = rounded_[i] == stored[i] ? full[i] : stored[i];
+          return full;
+        }
+        case AdamMaster::kSplit: {
+          fetch_raw(master, begin, n, low_);
+          for (int64_t i = 0; i < n; ++i) {
+            stored[i] = float_of(bits_of(stored[i]) + static_cast<uint32_t>(int32_t{low_[i]}));
+          }
+          return stored;
+        }
+        case AdamMaster::kKahan: {
+          const float* const lost = fetch(master, begin, n, master_);
+          for (int64_t i = 0; i < n; ++i) stored[i] += lost[i];
+          return stored;
+        }
+        default:
+          break;
+      }
+    }
+    return stored;
+  }
+
+  // Leaves in `full` what the next step will find.
+  void put_param(const AdamTensor& t, int64_t begin, int64_t n, acc_t* full) {
+    const auto& param = t.operands[T::kParam];
+    const auto& master = t.operands[T::kMaster];
+    if constexpr (is_float) {
+      switch (t.master) {
+        case AdamMaster::kFloat32:
+          put(master, begin, n, full);
+          if (param.dtype != at::kBFloat16) return put(param, begin, n, full);
+          return put_bits(param, begin, n,
+                          [&](int64_t i) { return bfloat16_nearest_away(full[i]); });
+        case AdamMaster::kSplit:
+          put_bits(param, begin, n, [&](int64_t i) { return split(full[i]).high; });
+          return put_bits(master, begin, n,
+                          [&](int64_t i) { return static_cast<uint16_t>(split(full[i]).low); });
+        case AdamMaster::kKahan:
+          round_to(param.dtype, full, n, rounded_);
+          for (int64_t i = 0; i < n; ++i) master_[i] = full[i] - rounded_[i];
+          round_to(param.dtype, master_, n, master_);
+          for (int64_t i = 0; i < n; ++i) full[i] = rounded_[i] + master_[i];
+          put(master, begin, n, master_);
+          return put(param, begin, n, rounded_);
+        case AdamMaster::kStochastic:
+          fill_random({p_.seed, t.step, t.parameter}, begin, n, random_);
+          put_bits(param, begin, n,
+                   [&](int64_t i) { return bfloat16_stochastic(full[i], random_[i]); });
+          if (telemetry_ || t.operands[T::kEma].data != nullptr) fetch(param, begin, n, full);
+          return;
+        case AdamMaster::kNone:
+          if (param.dtype != at::kFloat && (telemetry_ || t.operands[T::kEma].data != nullptr)) {
+            round_to(param.dtype, full, n, full);
+          }
+          break;
+      }
+    }
+    put(param, begin, n, full);
+  }
+
+  // The rounding of a float32 copy: that of `split`, so that both give the same parameters.
+  static void round_stored(at::ScalarType dtype, const float* full, int64_t n, float* rounded) {
+    if (dtype != at::kBFloat16) return round_to(dtype, full, n, rounded);
+    for (int64_t i = 0; i < n; ++i) rounded[i] = float_of_bfloat16(bfloat16_nearest_away(full[i]));
+  }
+
+  static T::Operand scale_of(T::Operand moment) {
+    return static_cast<T::Operand>(T::kExpAvgScale + (moment - T::kExpAvg));
+  }
+
+  acc_t* fetch_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n,
+                      acc_t* scratch) {
+    const auto& moment = t.operands[which];
+    if constexpr (is_float) {
+      const auto& scale = t.operands[scale_of(which)];
+      if (moment.dtype == at::kChar) {
+        return decode<int8_t>(moment, scale, begin, n, scratch, first_moment_of);
+      }
+      if (moment.dtype == at::kByte) {
+        return decode<uint8_t>(moment, scale, begin, n, scratch, second_moment_of);
+      }
+    }
+    return fetch(moment, begin, n, scratch);
+  }
+
+  void put_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n, acc_t* values) {
+    const auto& moment = t.operands[which];
+    if constexpr (is_float) {
+      const auto& scale = t.operands[scale_of(which)];
+      const Dither dither(p_.seed, t.step, t.parameter, which - T::kExpAvg);
+      if (moment.dtype == at::kChar) {
+        return encode<int8_t>(moment, scale, begin, n, values, dither, first_moment_code);
+      }
+      if (moment.dtype == at::kByte) {
+        return encode<uint8_t>(moment, scale, begin, n, values, dither, second_moment_code);
+      }
+      if (t.stochastic_moments && moment.dtype == at::kBFloat16) {
+        return put_bits(moment, begin, n, [&](int64_t i) {
+          return bfloat16_stochastic(values[i], dither[begin + i]);
+        });
+      }
+    }
+    put(moment, begin, n, values);
+  }
+
+  void average(const AdamTensor& t, int64_t begin, int64_t n, const acc_t* param) {
+    const auto& operand = t.operands[T::kEma];
+    const acc_t weight = static_cast<acc_t>(t.ema_weight);
+    acc_t* const ema = fetch(operand, begin, n, rounded_);
+    for (int64_t i = 0; i < n; ++i) ema[i] += weight * (param[i] - ema[i]);
+    put(operand, begin, n, ema);
+  }
+
+  void add_up(const AdamCoefficients<acc_t>& c, int64_t n, const acc_t* param, const acc_t* grad,
+              AdamTelemetry* sums) {
+    for (int64_t i = 0; i < n; ++i) {
+      const double g = double{grad[i]} * c.grad_factor, u = updates_[i], x = param[i];
+      sums->grad_square += g * g;
+      sums->update_square += u * u;
+      sums->param_square += x * x;
+      sums->lost += updates_[i] != 0 && param[i] == old_[i];
+    }
+  }
+
+  const AdamProblem& p_;
+  const bool telemetry_;
+  alignas(64) acc_t param_[kAdamBlock], grad_[kAdamBlock], exp_avg_[kAdamBlock],
+      exp_avg_sq_[kAdamBlock], max_exp_avg_sq_[kAdamBlock], master_[kAdamBlock],
+      rounded_[kAdamBlock], old_[kAdamBlock], updates_[kAdamBlock];
+  alignas(64) uint16_t random_[kAdamBlock];
+  alignas(64) int16_t low_[kAdamBlock];
+};
+
+}  // namespace
+}  // namespace pyext
