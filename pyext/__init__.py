@@ -10,7 +10,7 @@ from pyext._version import __version__
 if not _load.is_command_line():  # `python -m pyext doctor` must work when loading does not
     _load.load()
 
-    from pyext import nn, optim
+    from pyext import nn, onnx, optim
     from pyext.ops.bilinear import biaffine, bilinear
     from pyext.ops.bilinear_pool import bilinear_pool, unpack_symmetric
     from pyext.ops.compact_bilinear_pool import (
@@ -42,6 +42,7 @@ __all__ = [
     "matrix_sqrt_pool",
     "mixup_cross_entropy",
     "nn",
+    "onnx",
     "optim",
     "signed_sqrt",
     "signed_sqrt_",
