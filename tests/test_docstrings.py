@@ -38,7 +38,7 @@ def test_examples_run(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_documented(name):
     function, text = FUNCTIONS[name], inspect.getdoc(FUNCTIONS[name])
-    if "Args:" not in text:
+    if inspect.signature(function).parameters and "Args:" not in text:
         # An in-place variant refers to the functional one.
         assert name.endswith("_")
         assert f":func:`{name.rpartition('.')[2][:-1]}`" in text

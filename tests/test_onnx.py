@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import pyext
+from examples.cpp.export import Network, batch
 from tests.entry import Sample
 from tests.program import Program
 from tests.registry import ENTRIES, made
@@ -23,38 +24,6 @@ pytestmark = pytest.mark.once
 NOT_IN_ONNX = {
     ("einsum", "copied-index"): "no label repeats in the output",
 }
-
-
-class Network(torch.nn.Module):
-    """Every pooling and layer on images, attention in einsum, and the loss."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = torch.nn.Conv2d(3, 6, 3)
-        self.pools = torch.nn.ModuleList(
-            [
-                pyext.nn.BilinearPooling(),
-                pyext.nn.BilinearPooling(packed=True, center=True),
-                pyext.nn.CompactBilinearPooling(6, output_dim=20),
-                pyext.nn.MatrixSqrtPooling(),
-            ]
-        )
-        self.heads = torch.nn.ModuleList(torch.nn.LazyLinear(5) for _ in self.pools)
-        self.bilinear, self.biaffine = pyext.nn.Bilinear(5, 5, 5), pyext.nn.Biaffine(5, 5, 1)
-        self.loss = pyext.nn.CrossEntropyLoss(torch.rand(5), label_smoothing=0.1, ignore_index=2)
-
-    def forward(self, images: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.body(images)
-        scores = [
-            head(pyext.signed_sqrt(pool(features).flatten(1)))
-            for pool, head in zip(self.pools, self.heads, strict=True)
-        ]
-        x = torch.stack(scores, 1)
-        attention = pyext.einsum("...qd,...kd->...qk", x, x).softmax(-1)
-        x = pyext.einsum("...qk,...kd->...qd", attention, x)
-        x = x + self.biaffine(x, x).squeeze(-1).sum(-1, keepdim=True)
-        logits = self.bilinear(x[:, 0], x[:, 1])
-        return logits, self.loss(logits, target)
 
 
 def exported(
@@ -94,16 +63,10 @@ def test_every_option_gives_equal_results(entry):
     torch.testing.assert_close(actual, list(program(*tensors)), rtol=1e-12, atol=1e-14)
 
 
-def batch(n: int, side: int) -> tuple[Tensor, Tensor]:
-    return torch.rand(n, 3, side, side), torch.arange(n) % 5
-
-
 @pytest.fixture(scope="module")
 def network() -> Network:
     torch.manual_seed(0)
-    model = Network().eval()
-    model(*batch(2, 8))  # which fixes the sizes of the lazy layers
-    return model
+    return Network().eval()
 
 
 def test_batch_and_positions_may_be_dynamic(network):
