@@ -4,6 +4,8 @@ Importing pyext loads its libraries, compiling them first where that has not bee
 `torch.ops.pyext` known. Each op has a thin function here with the signature of torch's own op.
 """
 
+from torch import distributed as _distributed
+
 from pyext import _load
 from pyext._version import __version__
 
@@ -23,6 +25,9 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     from pyext.ops.fused_adam import FusedAdamResult, fused_adam, fused_adam_
     from pyext.ops.matrix_sqrt_pool import matrix_sqrt_pool
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
+
+    if _distributed.is_available():
+        from pyext.ops import _sharding  # noqa: F401  what DTensor may cut
 
 __all__ = [
     "CrossEntropyStats",
