@@ -4,6 +4,8 @@ Importing pyext loads its libraries, compiling them first where that has not bee
 `torch.ops.pyext` known. Each op has a thin function here with the signature of torch's own op.
 """
 
+from contextlib import suppress as _suppress
+
 from torch import distributed as _distributed
 
 from pyext import _load
@@ -27,7 +29,9 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
 
     if _distributed.is_available():
-        from pyext.ops import _sharding  # noqa: F401  what DTensor may cut
+        # It uses torch's inside. A torch in which that differs refuses DTensors, and nothing else.
+        with _suppress(ImportError, AttributeError):
+            from pyext.ops import _sharding  # noqa: F401
 
 __all__ = [
     "CrossEntropyStats",

@@ -18,15 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 import pyext
 from tests.measure import assert_same_bits
 from tests.program import Program
-from tests.registry import ENTRIES, made
+from tests.registry import ENTRIES, is_public, made
 
 pytestmark = [
     pytest.mark.once,
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
 ]
 
-# Not what samples write to see an in-place step: copies of memory leave no trace.
-PUBLIC = [entry for entry in ENTRIES if hasattr(pyext, entry.name)]
+PUBLIC = [entry for entry in ENTRIES if is_public(entry)]
 FEATURES = (torch.rand(3, 4, 2, 5),)
 PAIR = (torch.rand(4, 5), torch.rand(4, 5))
 BATCH = (torch.randn(4, 5), torch.tensor([0, 1, 4, 2]))
@@ -158,28 +157,22 @@ def test_every_function_is_traced(entry):
 # Run in a process of its own.
 LOADING = """
 import sys, torch, pyext
-folder, how = sys.argv[1:]
+folder = sys.argv[1]
 images = torch.load(folder + "/images")
-if how == "script":
-    model = torch.jit.load(folder + "/script")
-else:
-    model = torch.export.load(folder + "/exported.pt2").module()
-torch.save(model(images), folder + "/" + how + "-result")
+models = torch.jit.load(folder + "/script"), torch.export.load(folder + "/exported.pt2").module()
+torch.save([model(images) for model in models], folder + "/results")
 """
 
 
-@pytest.mark.parametrize("how", ["script", "exported"])
-def test_another_process_needs_only_to_import_pyext(network, tmp_path, how):
+def test_another_process_needs_only_to_import_pyext(network, tmp_path):
     model, images = network
     torch.save(images, tmp_path / "images")
-    if how == "script":
-        torch.jit.script(model).save(tmp_path / "script")
-    else:
-        n = torch.export.Dim("n")
-        program = torch.export.export(model, (images[:3],), dynamic_shapes=({0: n},))
-        torch.export.save(program, tmp_path / "exported.pt2")
-    subprocess.run([sys.executable, "-c", LOADING, tmp_path, how], check=True)
-    assert_same_bits([torch.load(tmp_path / f"{how}-result")], [model(images)])
+    torch.jit.script(model).save(tmp_path / "script")
+    n = torch.export.Dim("n")
+    program = torch.export.export(model, (images[:3],), dynamic_shapes=({0: n},))
+    torch.export.save(program, tmp_path / "exported.pt2")
+    subprocess.run([sys.executable, "-c", LOADING, tmp_path], check=True)
+    assert_same_bits(torch.load(tmp_path / "results"), 2 * [model(images)])
 
 
 def test_models_and_state_dicts_are_pickled(network):

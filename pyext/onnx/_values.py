@@ -15,10 +15,13 @@ from onnxscript import opset18 as op
 
 Value = Any  # of onnxscript, which calls it by several names
 
-_ONNX_DTYPES = {
-    getattr(torch, dtype.numpy().name): dtype
-    for dtype in map(ir.DataType, (1, 2, 3, 5, 6, 7, 9, 10, 11, 16))
+_FLOATS = ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
+_SIGNED = ir.DataType.INT64, ir.DataType.INT32, ir.DataType.INT16, ir.DataType.INT8
+_TORCH_DTYPES = {
+    dtype: getattr(torch, dtype.numpy().name)
+    for dtype in (*_FLOATS, *_SIGNED, ir.DataType.UINT8, ir.DataType.BOOL)
 }
+_ONNX_DTYPES = {theirs: ours for ours, theirs in _TORCH_DTYPES.items()}
 
 
 class Arithmetic:
@@ -56,7 +59,7 @@ def integers(values: list[int]) -> Value:
 
 def torch_dtype(dtype: ir.DataType) -> torch.dtype:
     """Torch's name of an ONNX dtype."""
-    return next(ours for ours, theirs in _ONNX_DTYPES.items() if theirs == dtype)
+    return _TORCH_DTYPES[dtype]
 
 
 def onnx_dtype(dtype: torch.dtype) -> ir.DataType:

@@ -239,8 +239,8 @@ def _flat(path: Path | None, equation: str, operands: Sequence[Tensor]) -> list[
     """The path as the op takes it; None where there is nothing to choose."""
     if path is not None:
         return _pairs(path, equation, len(operands))
-    # A compiled program may meet other sizes: there the op chooses when it runs.
-    if len(operands) < 3 or torch.compiler.is_compiling():
+    # A compiled or traced program may meet other sizes: there the op chooses when it runs.
+    if len(operands) < 3 or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
 
