@@ -146,10 +146,6 @@ def page(*, gpu: bool) -> str:
             row.append(f"({notes.index(reason) + 1})" if reason else "✓")
         lines.append(f"| {mode} | " + " | ".join(row) + " |")
     lines += ["", *(f"({i}) {note}.  " for i, note in enumerate(notes, 1))]
-    lines += [
-        "",
-        "`bilinear` and `biaffine` are `einsum`, `mixup_cross_entropy` is `cross_entropy`.",
-    ]
     lines += ["", "| mode | tests |", "| --- | --- |"]
     for mode, backings in MODES.items():
         tests = ", ".join(f"`{backing.path}`" for backing in backings)

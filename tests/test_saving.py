@@ -200,7 +200,7 @@ def test_the_profiler_shows_the_names_of_the_ops(network):
 
 @pytest.mark.skipif(
     importlib.util.find_spec("torch.utils.bottleneck") is None,
-    reason="this torch has no torch.utils.bottleneck: it went with 2.13",
+    reason="this torch has no torch.utils.bottleneck",
 )
 def test_bottleneck_shows_the_names_of_the_ops(tmp_path):
     """`python -m torch.utils.bottleneck script.py`, in a process of its own."""
