@@ -4,13 +4,17 @@ Importing pyext loads its libraries, compiling them first where that has not bee
 `torch.ops.pyext` known. Each op has a thin function here with the signature of torch's own op.
 """
 
+from contextlib import suppress as _suppress
+
+from torch import distributed as _distributed
+
 from pyext import _load
 from pyext._version import __version__
 
 if not _load.is_command_line():  # `python -m pyext doctor` must work when loading does not
     _load.load()
 
-    from pyext import nn, optim
+    from pyext import nn, onnx, optim
     from pyext.ops.bilinear import biaffine, bilinear
     from pyext.ops.bilinear_pool import bilinear_pool, unpack_symmetric
     from pyext.ops.compact_bilinear_pool import (
@@ -23,6 +27,11 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     from pyext.ops.fused_adam import FusedAdamResult, fused_adam, fused_adam_
     from pyext.ops.matrix_sqrt_pool import matrix_sqrt_pool
     from pyext.ops.signed_sqrt import signed_sqrt, signed_sqrt_
+
+    if _distributed.is_available():
+        # It uses torch's inside. A torch in which that differs refuses DTensors, and nothing else.
+        with _suppress(ImportError, AttributeError):
+            from pyext.ops import _sharding  # noqa: F401
 
 __all__ = [
     "CrossEntropyStats",
@@ -42,6 +51,7 @@ __all__ = [
     "matrix_sqrt_pool",
     "mixup_cross_entropy",
     "nn",
+    "onnx",
     "optim",
     "signed_sqrt",
     "signed_sqrt_",

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import pyext
 from tests import samples
 from tests.entry import FLOATING, Entry, Maker
 
@@ -54,6 +55,11 @@ def each(
     if not devices:
         return pytest.mark.skip(reason="torch sees no GPU")
     return pytest.mark.parametrize(("entry", "sample"), cases)
+
+
+def is_public(entry: Entry) -> bool:
+    """Whether users call the function; else it is of the tests, around an in-place one."""
+    return hasattr(pyext, entry.name)
 
 
 def each_small(**options: Any) -> pytest.MarkDecorator:

@@ -14,7 +14,7 @@ import torch._inductor.config
 from tests.calls import calls_of
 from tests.entry import Sample
 from tests.measure import assert_same_bits, outputs_of, run
-from tests.registry import ENTRIES, each_derived, each_small, made
+from tests.registry import ENTRIES, each_derived, each_small, is_public, made
 
 pytestmark = pytest.mark.once
 
@@ -125,7 +125,7 @@ def test_compile_with_inductor(entry):
         torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
 
 
-@each_derived(devices=["cpu"])
+@each_small(devices=["cpu"], where=is_public)
 def test_export(entry, sample):
     class Module(torch.nn.Module):
         def forward(self, *args):

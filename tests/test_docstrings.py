@@ -10,7 +10,7 @@ import pyext
 
 PUBLIC = {
     f"{module.__name__}.{name}": getattr(module, name)
-    for module in (pyext, pyext.nn)
+    for module in (pyext, pyext.nn, pyext.onnx)
     for name in module.__all__
     if callable(getattr(module, name))
 }
@@ -23,6 +23,8 @@ def test_the_public_names_exist():
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_examples_run(name):
+    if name.startswith("pyext.onnx"):
+        pytest.importorskip("onnxscript", reason="pyext[onnx] is not installed")
     examples = doctest.DocTestFinder(recurse=False).find(PUBLIC[name], name)
     if not any(test.examples for test in examples):
         assert issubclass(PUBLIC[name], tuple), f"{name} has no example"
@@ -36,7 +38,7 @@ def test_examples_run(name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_argument_is_documented(name):
     function, text = FUNCTIONS[name], inspect.getdoc(FUNCTIONS[name])
-    if "Args:" not in text:
+    if inspect.signature(function).parameters and "Args:" not in text:
         # An in-place variant refers to the functional one.
         assert name.endswith("_")
         assert f":func:`{name.rpartition('.')[2][:-1]}`" in text

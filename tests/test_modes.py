@@ -157,7 +157,8 @@ def test_cuda_graphs(entry, sample):
         outputs = outputs_of(entry.function(*recording.args, **recording.kwargs))
         derived = [x for x in outputs if x.requires_grad]
         ones = ones or [torch.ones_like(x) for x in derived]
-        return outputs, torch.autograd.grad(derived, recording.leaves(), ones), ones
+        leaves = recording.leaves()
+        return outputs, torch.autograd.grad(derived, leaves, ones) if derived else (), ones
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -47,6 +47,22 @@ int main() {
   expected.backward();
   right &= agrees("cross_entropy", loss, expected);
   right &= agrees("cross_entropy, gradient", gradient, logits.grad());
+
+  // One step of Adam: its first one is the learning rate times the sign of the gradient.
+  using Tensors = c10::List<at::Tensor>;
+  auto parameter = torch::zeros({1000});
+  const auto step = torch::ones({});
+  call("pyext::fused_adam_",
+       {Tensors({parameter}), Tensors({x[0]}), Tensors({torch::zeros({1000})}),
+        Tensors({torch::zeros({1000})}), Tensors(), Tensors({step})},
+       {{"lr", 0.1},
+        {"beta1", 0.9},
+        {"beta2", 0.999},
+        {"weight_decay", 0.0},
+        {"eps", 0.0},
+        {"amsgrad", false},
+        {"maximize", false}});
+  right &= agrees("fused_adam_", parameter, -0.1 * x[0].sign());
   std::cout << (right ? "all agree" : "something differs") << "\n";
   return right ? 0 : 1;
 }

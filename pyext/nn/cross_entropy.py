@@ -71,8 +71,30 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.validate = validate
         self.return_stats: Any = return_stats  # a bool: which overload is meant shows at run time
 
-    def forward(self, input: Tensor, target: Tensor) -> Any:
-        """The loss of logits ``input`` (N, C, ...) against ``target``; a tuple with statistics."""
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss of logits ``input`` (N, C, ...) against ``target``; a tuple with statistics.
+
+        TorchScript wants one type: there the statistics are left to ``torch.ops.pyext``.
+        """
+        if torch.jit.is_scripting():
+            if self.return_stats:
+                raise RuntimeError("CrossEntropyLoss: return_stats=True cannot be scripted")
+            return torch.ops.pyext.cross_entropy(
+                input,
+                target,
+                self.weight,
+                ignore_index=self.ignore_index,
+                reduction=self.reduction,
+                label_smoothing=self.label_smoothing,
+                smoothing=self.smoothing,
+                prior=self.prior,
+                z_loss=self.z_loss,
+                logit_scale=self.logit_scale,
+                softcap=self.softcap,
+                masked=self.masked,
+                validate=self.validate,
+                out_dtype=self.out_dtype,
+            )[0]
         return cross_entropy(
             input,
             target,
@@ -118,6 +140,15 @@ class LabelSmoothingCrossEntropy(torch.nn.Module):
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` (N, C, ...) against class indices ``target``."""
+        if torch.jit.is_scripting():
+            return torch.ops.pyext.cross_entropy(
+                input,
+                target,
+                reduction=self.reduction,
+                label_smoothing=self.e,
+                smoothing=self.smoothing,
+                prior=self.prior,
+            )[0]
         return cross_entropy(
             input,
             target,

@@ -1,4 +1,8 @@
-"""Pooling layers: second moments of features over positions."""
+"""Pooling layers: second moments of features over positions.
+
+TorchScript knows neither the keyword-only arguments of the functions nor the names of overloads: a
+module that it compiles calls the op.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pyext.ops.bilinear_pool import bilinear_pool
+from pyext.ops._pooling import of_positions
+from pyext.ops.bilinear_pool import bilinear_pool, check_normalize
 from pyext.ops.compact_bilinear_pool import TensorSketch, compact_bilinear_pool, tensor_sketch
 from pyext.ops.matrix_sqrt_pool import matrix_sqrt_pool
 
@@ -41,14 +46,27 @@ class BilinearPooling(torch.nn.Module):
         center: bool = False,
     ) -> None:
         super().__init__()
+        check_normalize(normalize)
         self.scale = scale
         self.eps = eps
-        self.normalize = normalize
+        self.normalize = tuple(normalize)
         self.packed = packed
         self.center = center
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         r"""The pooled features of ``x`` (N, D1, \*), with itself or with ``y`` (N, D2, \*)."""
+        if torch.jit.is_scripting():
+            x, y = of_positions("bilinear_pool", x, y)
+            return torch.ops.pyext.bilinear_pool(
+                x,
+                y,
+                scale=self.scale,
+                eps=self.eps,
+                signed_sqrt="signed_sqrt" in self.normalize,
+                l2="l2" in self.normalize,
+                packed=self.packed,
+                center=self.center,
+            )[0]
         return bilinear_pool(
             x,
             y,
@@ -88,6 +106,9 @@ class MatrixSqrtPooling(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         r"""The pooled features of ``x`` (N, D, \*)."""
+        if torch.jit.is_scripting():
+            x, _ = of_positions("matrix_sqrt_pool", x)
+            return torch.ops.pyext.matrix_sqrt_pool(x, self.iterations, self.packed)
         return matrix_sqrt_pool(x, self.iterations, packed=self.packed)
 
     def extra_repr(self) -> str:
@@ -114,11 +135,6 @@ class CompactBilinearPooling(torch.nn.Module):
         torch.Size([8, 1000])
     """
 
-    hash1: Tensor
-    sign1: Tensor
-    hash2: Tensor
-    sign2: Tensor
-
     def __init__(
         self,
         in1_features: int,
@@ -132,12 +148,21 @@ class CompactBilinearPooling(torch.nn.Module):
         self.in2_features = in1_features if in2_features is None else in2_features
         self.output_dim = output_dim
         self.seed = seed
+        self.hash1: Tensor  # here and not in the class, where TorchScript would read strings
+        self.sign1: Tensor
+        self.hash2: Tensor
+        self.sign2: Tensor
         sketch = tensor_sketch(in1_features, in2_features, output_dim, seed=seed, device=device)
         for name, values in sketch._asdict().items():
             self.register_buffer(name, values.clone())  # each with memory of its own
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         r"""The pooled features of ``x`` (N, D1, \*), with itself or with ``y`` (N, D2, \*)."""
+        if torch.jit.is_scripting():
+            x, y = of_positions("compact_bilinear_pool", x, y)
+            return torch.ops.pyext.compact_bilinear_pool(
+                x, y, self.hash1, self.sign1, self.hash2, self.sign2, self.output_dim
+            )
         sketch = TensorSketch(self.hash1, self.sign1, self.hash2, self.sign2)
         return compact_bilinear_pool(x, y, self.output_dim, sketch=sketch)
 

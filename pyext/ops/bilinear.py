@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -53,7 +50,7 @@ def bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None)
     if x1.dim() == 2:
         return _forms("bi,oij,bj->bo", x1, x2, weight, bias)
     result = _forms("bi,oij,bj->bo", _rows(x1), _rows(x2), weight, bias)
-    return result.reshape(*x1.shape[:-1], weight.shape[0])
+    return result.reshape(x1.shape[:-1] + weight.shape[:1])
 
 
 def biaffine(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -88,15 +85,15 @@ def biaffine(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None)
     """
     _check_dtypes("biaffine", x1, x2, weight, bias)
     _check_ranks("biaffine", x1, x2, weight, 2)
-    for one, other in zip(reversed(x1.shape[:-2]), reversed(x2.shape[:-2]), strict=False):
-        if one != other and 1 not in (one, other):
+    for axis in range(-min(x1.dim(), x2.dim()), -2):
+        if x1.shape[axis] != x2.shape[axis] and x1.shape[axis] != 1 and x2.shape[axis] != 1:
             raise RuntimeError(
                 "biaffine(): leading dimensions do not broadcast: "
                 f"got {list(x1.shape)} and {list(x2.shape)}"
             )
     _check_sizes("biaffine", x1, x2, weight, bias)
     # Weights first. Without this, the products of few pairs of positions could look cheaper.
-    path = (0, 1, 0, 1)
+    path = [0, 1, 0, 1]
     return _forms("...xi,oij,...yj->...xyo", x1, x2, weight, bias, path)
 
 
@@ -110,29 +107,30 @@ def _forms(
     x2: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    path: Sequence[int] | None = None,
+    path: list[int] | None = None,
 ) -> Tensor:
+    if not torch.jit.is_scripting() and _is_autocast(x1):
+        # As torch.nn.functional.bilinear, which autocast does not make narrower.
+        with torch.autocast(x1.device.type, enabled=False):
+            return _forms(equation, x1, x2, weight, bias, path)
     dtype = x1.dtype
-    is_mixed = not x2.dtype == weight.dtype == dtype
+    is_mixed = not (x2.dtype == dtype and weight.dtype == dtype)
     # Sums of 16-bit numbers stay in float32 until the bias is added.
     widens = bias is not None and not is_mixed and dtype in (torch.bfloat16, torch.float16)
-    with _without_autocast(x1):
-        operands = [x1, weight, x2.float() if widens else x2]
-        # Not pyext.einsum: a path that depends on sizes would not be that of a compiled program.
+    operands = [x1, weight, x2.float() if widens else x2]
+    # Not pyext.einsum: a path that depends on sizes would not be that of a compiled program.
+    if torch.jit.is_scripting():  # TorchScript knows no names of overloads
+        result = torch.ops.pyext.einsum(equation, operands, path=path)
+    else:
         result = torch.ops.pyext.einsum.default(equation, operands, path=path)
-        if bias is not None:
-            result = result + bias
+    if bias is not None:
+        result = result + bias
     return result.to(dtype) if widens else result
 
 
-def _without_autocast(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """As torch.nn.functional.bilinear, which autocast does not make narrower."""
-    if _is_autocast(x):
-        return torch.autocast(x.device.type, enabled=False)
-    return contextlib.nullcontext()
-
-
 def _is_autocast(x: Tensor) -> bool:
+    if torch.jit.is_scripting():
+        return False
     kind = x.device.type
     return kind in ("cpu", "cuda") and torch.is_autocast_enabled(kind)
 
@@ -141,12 +139,13 @@ def _is_autocast(x: Tensor) -> bool:
 
 
 def _check_dtypes(op: str, x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    same = x1.dtype == x2.dtype == weight.dtype and (bias is None or bias.dtype == x1.dtype)
-    if same or _is_autocast(x1):
+    same = x1.dtype == x2.dtype and x1.dtype == weight.dtype
+    if (same and (bias is None or bias.dtype == x1.dtype)) or _is_autocast(x1):
         return
-    got = {"input1": x1, "input2": x2, "weight": weight, "bias": bias}
-    text = ", ".join(f"{name}: {x.dtype}" for name, x in got.items() if x is not None)
-    raise RuntimeError(f"{op}(): all tensors must have the same dtype, got {text}")
+    got = f"input1: {x1.dtype}, input2: {x2.dtype}, weight: {weight.dtype}"
+    if bias is not None:
+        got += f", bias: {bias.dtype}"
+    raise RuntimeError(f"{op}(): all tensors must have the same dtype, got {got}")
 
 
 def _check_ranks(op: str, x1: Tensor, x2: Tensor, weight: Tensor, least: int) -> None:
@@ -160,15 +159,15 @@ def _check_ranks(op: str, x1: Tensor, x2: Tensor, weight: Tensor, least: int) ->
 
 
 def _check_sizes(op: str, x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    outputs, *sizes = weight.shape
-    for name, x, size in zip(("input1", "input2"), (x1, x2), sizes, strict=True):
-        if x.shape[-1] != size:
+    for axis, x in ((1, x1), (2, x2)):
+        if x.shape[-1] != weight.shape[axis]:
             raise RuntimeError(
-                f"{op}(): {name} size does not match weight size: "
-                f"got {x.shape[-1]} but expected {size}"
+                f"{op}(): input{axis} size does not match weight size: "
+                f"got {x.shape[-1]} but expected {weight.shape[axis]}"
             )
-    if bias is not None and tuple(bias.shape) != (outputs,):
-        got = bias.shape[0] if bias.dim() == 1 else list(bias.shape)
+    if bias is not None and list(bias.shape) != [weight.shape[0]]:
+        got = f"{bias.shape[0]}" if bias.dim() == 1 else f"{list(bias.shape)}"
         raise RuntimeError(
-            f"{op}(): bias size does not match weight size: got {got} but expected {outputs}"
+            f"{op}(): bias size does not match weight size: "
+            f"got {got} but expected {weight.shape[0]}"
         )

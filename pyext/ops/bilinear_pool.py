@@ -72,11 +72,7 @@ def bilinear_pool(
         >>> pyext.bilinear_pool(torch.rand(8, 64, 7, 7), packed=True).shape
         torch.Size([8, 2080])
     """
-    if isinstance(normalize, str) or not set(normalize) <= {*_NORMALIZATIONS}:
-        raise ValueError(
-            f"bilinear_pool: expected normalize to be a tuple of names out of {_NORMALIZATIONS}, "
-            f"got {normalize!r}"
-        )
+    check_normalize(normalize)
     x, y = of_positions("bilinear_pool", x, y)
     output, _ = torch.ops.pyext.bilinear_pool.default(
         x,
@@ -89,6 +85,15 @@ def bilinear_pool(
         center=center,
     )
     return output
+
+
+def check_normalize(normalize: Sequence[str]) -> None:
+    """Raises ValueError for what :func:`bilinear_pool` does not do."""
+    if isinstance(normalize, str) or not set(normalize) <= {*_NORMALIZATIONS}:
+        raise ValueError(
+            f"bilinear_pool: expected normalize to be a tuple of names out of {_NORMALIZATIONS}, "
+            f"got {normalize!r}"
+        )
 
 
 def unpack_symmetric(packed: Tensor) -> Tensor:

@@ -239,8 +239,8 @@ def _flat(path: Path | None, equation: str, operands: Sequence[Tensor]) -> list[
     """The path as the op takes it; None where there is nothing to choose."""
     if path is not None:
         return _pairs(path, equation, len(operands))
-    # A compiled program may meet other sizes: there the op chooses when it runs.
-    if len(operands) < 3 or torch.compiler.is_compiling():
+    # A compiled or traced program may meet other sizes: there the op chooses when it runs.
+    if len(operands) < 3 or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
 
@@ -363,7 +363,7 @@ def _(
     path: Sequence[int] | None = None,
 ) -> Tensor:
     sizes, order = _result_like(equation, operands, layout)
-    dtype = _result_dtype(equation, operands)
+    dtype = result_dtype(equation, operands)
     result = operands[0].new_empty([sizes[d] for d in order], dtype=dtype)
     return result.permute([order.index(d) for d in range(len(order))])
 
@@ -377,7 +377,7 @@ def _check_device(equation: str, x: Tensor, device: torch.device) -> None:
     )
 
 
-def _result_dtype(equation: str, operands: Sequence[Tensor]) -> torch.dtype:
+def result_dtype(equation: str, operands: Sequence[Tensor]) -> torch.dtype:
     if len(operands) == 1:
         dtype = operands[0].dtype
         (labels,), output = _C.einsum_letters(equation, [operands[0].dim()])
