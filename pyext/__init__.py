@@ -11,6 +11,7 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     _load.load()
 
     from pyext import nn, optim
+    from pyext.drop_in import accelerate, replace
     from pyext.ops.bilinear import biaffine, bilinear
     from pyext.ops.bilinear_pool import bilinear_pool, unpack_symmetric
     from pyext.ops.compact_bilinear_pool import (
@@ -30,6 +31,7 @@ __all__ = [
     "FusedAdamResult",
     "TensorSketch",
     "__version__",
+    "accelerate",
     "biaffine",
     "bilinear",
     "bilinear_pool",
@@ -43,6 +45,7 @@ __all__ = [
     "mixup_cross_entropy",
     "nn",
     "optim",
+    "replace",
     "signed_sqrt",
     "signed_sqrt_",
     "tensor_sketch",
