@@ -18,6 +18,7 @@ REALS = HALVES | {torch.float32, torch.float64}
 NUMBERS = REALS | {torch.complex64, torch.complex128}
 SUMMED = NUMBERS | {torch.int64}  # torch.einsum widens smaller integers here, fails with them there
 INDICES = frozenset({torch.int64})
+STEPPED = NUMBERS - {torch.float16}  # torch's step computes in it: squares of gradients underflow
 
 
 def of_tensors(tensors: Iterable[Any], dtypes: frozenset[torch.dtype]) -> str | None:
@@ -69,7 +70,7 @@ def of_optimizer(optimizer: torch.optim.Optimizer) -> str | None:
         return "differentiable=True"
     for group in optimizer.param_groups:
         for param in group["params"]:
-            reason = of_tensors((param,), NUMBERS)
+            reason = of_tensors((param,), STEPPED)
             if reason:
                 return reason
     return None
