@@ -21,6 +21,9 @@ from pyext.ops.bilinear import bilinear
 from pyext.ops.cross_entropy import cross_entropy
 from pyext.ops.einsum import as_equation, einsum
 
+# Not every Exception: torch.utils.checkpoint ends a computation by one of its own.
+REFUSALS = (IndexError, RuntimeError, TypeError, ValueError)
+
 
 def _copied(function: Any) -> Callable[..., Tensor]:
     """The function as it is now, whatever becomes of its body."""
@@ -52,7 +55,7 @@ def pyext_einsum(*args: Any) -> Tensor:
             result = einsum(equation, *operands)
             calls.pyext += 1
             return result
-    except Exception as error:
+    except REFUSALS as error:
         reason = _refused(error)
     calls.left(reason)
     return THEIR_EINSUM(*args)
@@ -91,7 +94,7 @@ def pyext_cross_entropy(
             )
             calls.pyext += 1
             return result
-    except Exception as error:
+    except REFUSALS as error:
         reason = _refused(error)
     calls.left(reason)
     return THEIR_CROSS_ENTROPY(*args)
@@ -125,7 +128,7 @@ def pyext_bilinear(*args: Any, **kwargs: Any) -> Tensor:
             result = bilinear(*tensors)
             calls.pyext += 1
             return result
-    except Exception as error:
+    except REFUSALS as error:
         reason = _refused(error)
     calls.left(reason)
     return THEIR_BILINEAR(*args, **kwargs)

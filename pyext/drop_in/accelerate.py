@@ -95,19 +95,21 @@ class Accelerate:
 
     pyext takes a call where it gives torch's result to rounding, in torch's dtype; torch keeps all
     others: sparse, quantized, nested, meta and fake tensors, subclasses, other devices, dtypes
-    that differ or that pyext has not, and calls under a ``TorchDispatchMode``, in
-    ``torch.jit.trace`` and in regions of ``torch.compile``. An error is always torch's own.
-    Blocks may be nested, and end in any order: on is what any of them asks for.
+    that differ or that pyext has not, Adam of float16 parameters, and calls under a
+    ``TorchDispatchMode``, in ``torch.jit.trace`` and in regions of ``torch.compile``. An error is
+    always torch's own. Where the results of torch are accidents they are not repeated: the gradient
+    of NaN in an ignored row is 0, and on a GPU a class index that is out of range gives the loss
+    NaN, where torch's kernel aborts the process.
 
-    It holds for the whole process and all of its threads, from the first block that begins to the
-    last that ends; other processes turn it on themselves. It does not matter when a program
-    imported ``einsum``, ``cross_entropy``, ``Adam`` or ``AdamW`` by name; only a
-    ``from torch.nn.functional import bilinear`` that came before calls torch's.
+    It holds for the whole process and all of its threads; other processes turn it on themselves.
+    Blocks may be nested, and end in any order: on is what any of them asks for. A backward pass
+    that computes something once more (``torch.utils.checkpoint``) belongs into the same block.
 
-    An optimizer is of the class :class:`pyext.optim.Adam` or ``AdamW``, a subclass of torch's, for
+    It does not matter when a program imported ``einsum``, ``cross_entropy``, ``Adam`` or ``AdamW``
+    by name; only ``from torch.nn.functional import bilinear``, if it came before, calls torch's. An
+    optimizer is of the class :class:`pyext.optim.Adam` or ``AdamW``, a subclass of torch's, for
     good; it is pickled as such, and its state dict is one of torch's. Subclasses that a program has
-    made of torch's classes stay what they are. On a GPU a class index that is out of range gives
-    the loss NaN, where torch's kernel aborts the process.
+    made of torch's classes stay what they are.
 
     Args:
         function: a function during which it shall be on.
