@@ -15,6 +15,7 @@ if not _load.is_command_line():  # `python -m pyext doctor` must work when loadi
     _load.load()
 
     from pyext import nn, onnx, optim
+    from pyext.drop_in import accelerate, replace
     from pyext.ops.bilinear import biaffine, bilinear
     from pyext.ops.bilinear_pool import bilinear_pool, unpack_symmetric
     from pyext.ops.compact_bilinear_pool import (
@@ -39,6 +40,7 @@ __all__ = [
     "FusedAdamResult",
     "TensorSketch",
     "__version__",
+    "accelerate",
     "biaffine",
     "bilinear",
     "bilinear_pool",
@@ -53,6 +55,7 @@ __all__ = [
     "nn",
     "onnx",
     "optim",
+    "replace",
     "signed_sqrt",
     "signed_sqrt_",
     "tensor_sketch",

@@ -71,6 +71,14 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         self.validate = validate
         self.return_stats: Any = return_stats  # a bool: which overload is meant shows at run time
 
+    @classmethod
+    def adopt(cls, module: torch.nn.CrossEntropyLoss) -> None:
+        """Makes a module of torch's class one of this class, with no extras."""
+        module.__class__ = cls
+        for name, value in vars(cls()).items():
+            module.__dict__.setdefault(name, value)
+        module.register_buffer("prior", None)
+
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss of logits ``input`` (N, C, ...) against ``target``; a tuple with statistics.
 

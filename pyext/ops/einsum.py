@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import string
 from collections.abc import Sequence
 from typing import Any
 
@@ -77,13 +78,7 @@ def einsum(
         >>> pyext.einsum("ij,ij->i", x, x)
         tensor([ 5., 50.])
     """
-    tensors: Sequence[Tensor]
-    if not isinstance(equation, str):
-        equation, tensors = _from_sublists(equation, *operands)
-    elif len(operands) == 1 and isinstance(operands[0], (list, tuple)):
-        tensors = operands[0]
-    else:
-        tensors = operands
+    equation, tensors = as_equation(equation, *operands)
     if not tensors:
         raise ValueError(f"einsum(): must provide at least one operand\n  {equation}")
     pairs = _flat(path, equation, tensors)
@@ -211,8 +206,12 @@ def einsum_plan(
     return EinsumPlan(equation, tensors, pairs, accumulate_dtype=accumulate_dtype, layout=layout)
 
 
-def _from_sublists(*arguments: Any) -> tuple[str, Sequence[Tensor]]:
-    """The equation of the form ``x, [0, 1], y, [1, 2], [0, 2]``."""
+def as_equation(*arguments: Any) -> tuple[str, Sequence[Tensor]]:
+    """Equation and operands, of the form ``x, [0, 1], y, [1, 2], [0, 2]`` too."""
+    first, *operands = arguments
+    if isinstance(first, str):
+        is_list = len(operands) == 1 and isinstance(operands[0], (list, tuple))
+        return first, operands[0] if is_list else operands
     terms = [_letters(labels) for labels in arguments[1::2]]
     equation = ",".join(terms)
     if len(arguments) % 2:
@@ -226,7 +225,10 @@ def _letters(labels: Sequence[Any]) -> str:
         if label is ...:
             text += "..."
         elif isinstance(label, int) and label >= 0:
-            text += opt_einsum.get_symbol(label)
+            # Letters in the order of the numbers, which is that of an implicit output.
+            text += string.ascii_letters.swapcase()[label : label + 1] or opt_einsum.get_symbol(
+                label
+            )
         else:
             raise ValueError(f"einsum(): expected numbers from 0 on as subscripts, got {label!r}")
     return text

@@ -70,6 +70,17 @@ class _Fused(torch.optim.Optimizer):
             "seed": torch.initial_seed() % 2**64,
         }
 
+    @classmethod
+    def adopt(cls, optimizer: torch.optim.Optimizer) -> None:
+        """Makes an optimizer of torch's class of the same name one of this class, with no extras.
+
+        It stays the object that it is, with its groups, states and hooks.
+        """
+        optimizer.__class__ = cls
+        assert isinstance(optimizer, cls)
+        optimizer._add(None, None, None, None, False, False, False)
+        optimizer.__setstate__({})
+
     def _start(self) -> None:
         self._stepper = _C.AdamStepper(type(self).__name__, **self._options)
         # That GradScaler leaves unscaling to the step.
