@@ -115,7 +115,9 @@ def _label(axes: Axes, row: int, case: CaseResult) -> None:
         times = f"{duration(torch.seconds)}  \N{RIGHTWARDS ARROW}  {duration(ours.seconds)}"
     else:
         times = "did not run"
-    beside = blended_transform_factory(axes.get_figure(root=True).transFigure, axes.transData)
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    beside = blended_transform_factory(figure.transFigure, axes.transData)
     style: Any = {"transform": beside, "va": "center"}
     axes.text(LEFT, row - 0.2, case.op, fontsize=9, weight="bold", **style)
     axes.text(BARS - 0.01, row - 0.2, times, fontsize=8, color=COLORS[OURS], ha="right", **style)

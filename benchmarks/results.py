@@ -235,7 +235,8 @@ class Run:
     @property
     def judged(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:
         """All verdicts, and on what."""
-        return [(one, verdict) for one in (*self.cases, *self.groups) for verdict in one.verdicts]
+        ran: list[CaseResult | GroupResult] = [*self.cases, *self.groups]
+        return [(one, verdict) for one in ran for verdict in one.verdicts]
 
     @property
     def misses(self) -> list[tuple[CaseResult | GroupResult, Verdict]]:

@@ -45,8 +45,8 @@ def show(run: Run, console: Console) -> None:
         console.print(str(group), soft_wrap=True)
     if judged := len(run.judged):
         console.print(f"targets met: {judged - len(run.misses)} of {judged}")
-    for one, verdict in run.misses:
-        console.print(Text.assemble(("missed: ", "red"), f"{one.op} {one.name}: {verdict}"))
+    for missed, verdict in run.misses:
+        console.print(Text.assemble(("missed: ", "red"), f"{missed.op} {missed.name}: {verdict}"))
 
 
 def _row(case: CaseResult, one: Measurement) -> list[Text | str]:

@@ -16,6 +16,7 @@ constexpr double kBytesPerSecond = 50e9;
 constexpr double kFlopsPerSecond = 200e9;    // of 4-byte elements, in a matrix product
 constexpr double kTermsPerSecond = 32e9;     // of 4-byte elements, in a fused loop over vectors
 constexpr double kPackedPerSecond = 4e9;     // terms of factors that must be packed first
+constexpr double kSecondsPerRun = 20e-9;     // to begin and end a sum over vectors
 constexpr double kSecondsPerBlock = 150e-9;  // to set up the tiles of one matrix
 constexpr double kSecondsPerGather = 1e-9;   // an element that has no neighbour in its matrix
 constexpr double kFormedPerSecond = 16e9;    // elements of a product that is formed while packing
@@ -26,10 +27,10 @@ inline double floor_seconds(double flops, double bytes, double element) {
   return std::max(flops * element / 4 / kFlopsPerSecond, bytes / kBytesPerSecond);
 }
 
-// `in_vectors`: some index is contiguous in every factor that has it.
-inline double fused_seconds(double terms, double bytes, double element, bool in_vectors) {
-  const double rate = in_vectors ? kTermsPerSecond : kPackedPerSecond;
-  return std::max(terms * element / 4 / rate, bytes / kBytesPerSecond);
+// `runs`: of vectors, each with its sum to finish; 0: factors must be packed to have vectors.
+inline double fused_seconds(double terms, double bytes, double element, double runs) {
+  const double rate = runs > 0 ? kTermsPerSecond : kPackedPerSecond;
+  return std::max(terms * element / 4 / rate + runs * kSecondsPerRun, bytes / kBytesPerSecond);
 }
 
 // `scattered`: elements of factors whose contiguous index is one of the batch.

@@ -67,17 +67,23 @@ double Planner::flops_of(const std::vector<int>& inputs) const {
          (c10::isComplexType(request_.arithmetic) ? 4 : 1);
 }
 
-// Whether some index is contiguous in, or absent from, every factor.
-bool Planner::has_lane(const std::vector<int>& inputs) const {
+// How many runs of vectors a fused loop takes: along an index that is contiguous in, or absent
+// from, every factor. 0: there is none.
+double Planner::vector_runs(const std::vector<int>& inputs) const {
+  const Labels result = result_labels(inputs);
+  double fewest = 0;
   for (const Label label : all_labels(inputs)) {
     const bool contiguous = std::all_of(inputs.begin(), inputs.end(), [&](int input) {
       const auto& strides = slots_[input].strides;
       const auto found = strides.find(label);
       return found == strides.end() || found->second <= 1;
     });
-    if (contiguous && size(label) >= 8) return true;
+    if (!contiguous || size(label) < 8) continue;
+    const bool kept = std::find(result.begin(), result.end(), label) != result.end();
+    const double runs = volume(result) / (kept ? static_cast<double>(size(label)) : 1.0);
+    if (fewest == 0 || runs < fewest) fewest = runs;
   }
-  return false;
+  return fewest;
 }
 
 // The kernel for a product, and how long it should take.
@@ -85,7 +91,7 @@ std::pair<Lowering, double> Planner::lower(const std::vector<int>& inputs) const
   const Labels result = result_labels(inputs);
   const double bytes = bytes_of(inputs, result), terms = volume(all_labels(inputs));
   const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
-  const double fused = fused_seconds(terms, bytes, element, has_lane(inputs));
+  const double fused = fused_seconds(terms, bytes, element, vector_runs(inputs));
   if (inputs.size() == 3) {
     const double formed = formed_product(inputs).second;
     return formed < fused ? std::pair{Lowering::kContract, formed}

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.once
 HALF = (torch.bfloat16, torch.float16)
 
 
-@each("samples")
+@each("samples", dtypes=[torch.float32, torch.bfloat16])
 def test_recording_does_not_change_the_result(entry, sample):
     recorded, _ = run(entry.function, sample)
     for mode in (torch.no_grad, torch.inference_mode):

@@ -29,7 +29,7 @@ def test_the_number_of_threads_does_not_matter(entry, sample):
         assert_same_bits(everything(entry, sample), expected)
 
 
-@each("samples", "large_samples")
+@each("large_samples")
 def test_runs_give_the_same_bits(entry, sample):
     assert_same_bits(everything(entry, sample), everything(entry, sample))
 

@@ -116,7 +116,7 @@ class Accelerate:
         only: the groups, all if None; a name or several.
 
     Returns:
-        An :class:`Acceleration`, or the decorated function.
+        An :class:`~pyext.drop_in.Acceleration`, or the decorated function.
 
     Raises:
         ValueError: an unknown group.
