@@ -1,7 +1,7 @@
 // From the arguments of cross_entropy to what the kernels read.
 #pragma once
 
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 

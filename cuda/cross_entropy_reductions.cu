@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 namespace {

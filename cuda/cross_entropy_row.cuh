@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 namespace {

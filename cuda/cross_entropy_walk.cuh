@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 namespace {

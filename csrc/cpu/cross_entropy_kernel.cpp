@@ -7,7 +7,7 @@
 #include <algorithm>
 
 #include "cpu/cross_entropy_tile.h"
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 namespace {

@@ -8,7 +8,7 @@
 #include "cpu/blocks.h"
 #include "cpu/cross_entropy_walk.h"
 #include "cpu/transpose.h"
-#include "cross_entropy.h"
+#include "cross_entropy_problem.h"
 
 namespace pyext {
 namespace {
