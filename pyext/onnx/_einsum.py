@@ -11,7 +11,7 @@ from onnxscript import opset18 as op
 
 from pyext import _C
 from pyext.onnx._values import Value, onnx_dtype, torch_dtype
-from pyext.ops.einsum import result_dtype
+from pyext.ops._einsum_modes import result_dtype
 
 
 def einsum(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from pyext import _C
+from pyext.ops import _einsum_modes  # noqa: F401  registers fake kernels and the batching rule
+from pyext.ops._einsum_path import Path, flat_path
 
 __all__ = ["EinsumPlan", "einsum", "einsum_plan"]
-
-Path = Sequence[Sequence[int] | str]
 
 
 def einsum(
@@ -81,7 +81,7 @@ def einsum(
     equation, tensors = as_equation(equation, *operands)
     if not tensors:
         raise ValueError(f"einsum(): must provide at least one operand\n  {equation}")
-    pairs = _flat(path, equation, tensors)
+    pairs = flat_path(path, equation, tensors)
     if out is not None:
         return torch.ops.pyext.einsum.out(
             equation,
@@ -202,7 +202,7 @@ def einsum_plan(
         x if isinstance(x, Tensor) else torch.empty(tuple(x), dtype=dtype, device="meta")
         for x in operands
     ]
-    pairs = _flat(path, equation, tensors) or []
+    pairs = flat_path(path, equation, tensors) or []
     return EinsumPlan(equation, tensors, pairs, accumulate_dtype=accumulate_dtype, layout=layout)
 
 
@@ -232,62 +232,6 @@ def _letters(labels: Sequence[Any]) -> str:
         else:
             raise ValueError(f"einsum(): expected numbers from 0 on as subscripts, got {label!r}")
     return text
-
-
-# ---- order ----
-
-
-def _flat(path: Path | None, equation: str, operands: Sequence[Tensor]) -> list[int] | None:
-    """The path as the op takes it; None where there is nothing to choose."""
-    if path is not None:
-        return _pairs(path, equation, len(operands))
-    # A compiled or traced program may meet other sizes: there the op chooses when it runs.
-    if len(operands) < 3 or torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return None
-    return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
-
-
-def _pairs(path: Path, equation: str, count: int) -> list[int]:
-    """A path of groups of any size, as searches return them, as one of pairs."""
-    theirs, ours = list(range(count)), list(range(count))
-    pairs, following = [], count
-    for group in path:
-        if isinstance(group, str):  # numpy.einsum_path begins with its name
-            continue
-        if (
-            not group
-            or len(set(group)) < len(group)
-            or not 0 <= min(group) <= max(group) < len(theirs)
-        ):
-            raise ValueError(
-                f"einsum(): the path {path} does not fit {count} operands\n  {equation}"
-            )
-        first, *others = [theirs[position] for position in group]
-        theirs = [node for node in theirs if node not in (first, *others)]
-        for other in others:
-            pairs += [ours.index(first), ours.index(other)]
-            ours = [node for node in ours if node not in (first, other)]
-            first, following = following, following + 1
-            ours.append(first)
-        theirs.append(first)
-    return pairs
-
-
-@functools.lru_cache(maxsize=4096)
-def _cheapest_path(equation: str, shapes: tuple[tuple[int, ...], ...]) -> list[int]:
-    inputs, output = _C.einsum_letters(equation, [len(shape) for shape in shapes])
-    sizes: dict[str, int] = {}
-    for labels, shape in zip(inputs, shapes, strict=True):
-        for label, size in zip(labels, shape, strict=True):
-            sizes[label] = size if sizes.get(label, 1) == 1 else sizes[label]
-    search: Any = opt_einsum.paths.greedy
-    if len(inputs) <= 12:  # exact; an element moved costs as much as 16 multiplied
-        search = opt_einsum.paths.DynamicProgramming(minimize="combo-16")
-    path = search([frozenset(x) for x in inputs], frozenset(output), sizes, None)
-    return _pairs(path, equation, len(inputs))
-
-
-# ---- views ----
 
 
 View = tuple[list[tuple[int, int]], list[int]]
@@ -328,110 +272,3 @@ def _viewed(equation: str, x: Tensor) -> Tensor | None:
             return None
         x = x.diagonal(0, first, second)
     return x.permute(permutation)
-
-
-# ---- fake kernels and the batching rule ----
-
-
-def _result_like(
-    equation: str, operands: Sequence[Tensor], layout: str
-) -> tuple[list[Any], list[int]]:
-    """The sizes of the result, and its dimensions from the slowest to the fastest."""
-    inputs, output = _C.einsum_letters(equation, [x.dim() for x in operands])
-    sizes: dict[str, Any] = {}
-    for labels, x in zip(inputs, operands, strict=True):
-        _check_device(equation, x, operands[0].device)
-        for label, size in zip(labels, x.shape, strict=True):
-            if label not in sizes or sizes[label] == 1:
-                sizes[label] = size
-            elif size != 1:
-                torch._check(size == sizes[label], lambda: f"einsum(): sizes differ\n  {equation}")
-    order = list(range(len(output)))
-    if layout == "any":
-        shared = [x for x in inputs[0] if all(x in labels for labels in inputs)]
-        natural = "".join(shared) + "".join(inputs)
-        order.sort(key=lambda d: natural.index(output[d]))
-    return [sizes[label] for label in output], order
-
-
-@torch.library.register_fake("pyext::einsum")
-def _(
-    equation: str,
-    operands: Sequence[Tensor],
-    *,
-    alpha: complex = 1,
-    layout: str = "contiguous",
-    accumulate_dtype: torch.dtype | None = None,
-    path: Sequence[int] | None = None,
-) -> Tensor:
-    sizes, order = _result_like(equation, operands, layout)
-    dtype = result_dtype(equation, operands)
-    result = operands[0].new_empty([sizes[d] for d in order], dtype=dtype)
-    return result.permute([order.index(d) for d in range(len(order))])
-
-
-def _check_device(equation: str, x: Tensor, device: torch.device) -> None:
-    torch._check(
-        x.device == device,
-        lambda: (
-            f"einsum(): expected tensors on one device, got {device} and {x.device}\n  {equation}"
-        ),
-    )
-
-
-def result_dtype(equation: str, operands: Sequence[Tensor]) -> torch.dtype:
-    if len(operands) == 1:
-        dtype = operands[0].dtype
-        (labels,), output = _C.einsum_letters(equation, [operands[0].dim()])
-        summed = not set(labels) <= set(output)
-        integral = not dtype.is_floating_point and not dtype.is_complex
-        return torch.int64 if summed and integral else dtype
-    total = operands[0]
-    for operand in operands[1:]:
-        # Of the shape that keeps the category of what came so far: a number, or a tensor.
-        total = total.new_empty(
-            (1,) * max(total.dim(), operand.dim()), dtype=torch.result_type(total, operand)
-        )
-    return total.dtype
-
-
-@torch.library.register_fake("pyext::einsum.out")
-def _(
-    equation: str,
-    operands: Sequence[Tensor],
-    *,
-    alpha: complex = 1,
-    beta: complex = 0,
-    accumulate_dtype: torch.dtype | None = None,
-    path: Sequence[int] | None = None,
-    out: Tensor,
-) -> Tensor:
-    sizes, _ = _result_like(equation, operands, "contiguous")
-    _check_device(equation, out, operands[0].device)
-    torch._check(
-        list(out.shape) == sizes,
-        lambda: f"einsum(): expected out of shape {sizes}, got {list(out.shape)}\n  {equation}",
-    )
-    return out
-
-
-@torch.library.register_vmap("pyext::einsum")
-def _(
-    info: Any,
-    in_dims: tuple[Any, ...],
-    equation: str,
-    operands: Sequence[Tensor],
-    **options: Any,
-) -> tuple[Tensor, int]:
-    """The batch is one more label, of the operands that have it."""
-    dims = in_dims[1]
-    ranks = [x.dim() - (d is not None) for x, d in zip(operands, dims, strict=True)]
-    inputs, output = _C.einsum_letters(equation, ranks)
-    used = set("".join(inputs))
-    batch = next(x for x in map(opt_einsum.get_symbol, range(len(used) + 1)) if x not in used)
-    terms = [
-        labels if d is None else labels[:d] + batch + labels[d:]
-        for labels, d in zip(inputs, dims, strict=True)
-    ]
-    text = ",".join(terms) + "->" + batch + output
-    return torch.ops.pyext.einsum.default(text, operands, **options), 0
