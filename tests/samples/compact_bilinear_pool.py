@@ -12,6 +12,7 @@ import pyext
 from tests.entry import BadCall, Entry, Maker, Sample
 from tests.layouts import laid_out
 from tests.references.compact_bilinear_pool import compact_bilinear_pool as reference
+from tests.samples.pooling_bad import bad_features, bad_pairs
 
 
 def native(
@@ -88,20 +89,14 @@ def large_samples(make: Maker) -> Iterator[Sample]:
 
 def bad_calls(make: Maker) -> Iterator[BadCall]:
     x = make.normal(2, 4, 9)
+    yield from bad_features(x)
+    yield from bad_pairs(x)
     sketch = pyext.tensor_sketch(4, output_dim=8, device=make.device)
     short = pyext.tensor_sketch(3, output_dim=8, device=make.device)
     real = sketch._replace(hash1=sketch.hash1.float())
     for name, args, options, error, says in [
-        ("matrix", (x[0],), {}, ValueError, r"x of shape .*, got \[4, 9\]"),
-        ("second-matrix", (x, x[0]), {}, ValueError, r"y of shape .*, got \[4, 9\]"),
-        ("samples", (x, x[:1]), {}, ValueError, r"y of shape .* N = 2 .*, got \[1, 4, 9\]"),
-        ("positions", (x, x[..., 1:]), {}, ValueError, r"y of shape .* 9 .*, got \[2, 4, 8\]"),
-        ("no-channels", (x[:, :0],), {}, ValueError, r"channel.*, got .*\[2, 0, 9\]"),
-        ("no-positions", (x[..., :0],), {}, ValueError, r"position.*, got .*\[2, 4, 0\]"),
         ("output-dim", (x, None, 0), {}, ValueError, r"output_dim >= 1, got 0"),
         ("negative", (x, None, -8), {}, ValueError, r"output_dim >= 1, got -8"),
-        ("dtypes", (x, x.double()), {}, TypeError, r"y of the dtype of x, Float, got Double"),
-        ("integers", (x.long(),), {}, TypeError, r"dtype.*, got Long"),
         ("short-sketch", (x, None, 8), {"sketch": short}, ValueError, r"hash1.*4.*, got .*3"),
         ("real-hashes", (x, None, 8), {"sketch": real}, TypeError, r"hash1.*, got Float"),
     ]:

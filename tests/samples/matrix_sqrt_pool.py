@@ -12,6 +12,7 @@ from tests.entry import BadCall, Entry, Maker, Sample
 from tests.layouts import laid_out
 from tests.references.bilinear_pool import packed_triangle
 from tests.references.matrix_sqrt_pool import matrix_sqrt_pool as reference
+from tests.samples.pooling_bad import bad_features
 
 
 def native(x: Tensor, iterations: int = 5, *, packed: bool = True) -> Tensor:
@@ -64,14 +65,8 @@ def large_samples(make: Maker) -> Iterator[Sample]:
 
 def bad_calls(make: Maker) -> Iterator[BadCall]:
     x = make.normal(2, 4, 9)
-    for name, args, error, says in [
-        ("matrix", (x[0],), ValueError, r"x of shape .*, got \[4, 9\]"),
-        ("no-channels", (x[:, :0],), ValueError, r"channel.*, got .*\[2, 0, 9\]"),
-        ("no-positions", (x[..., :0],), ValueError, r"position.*, got .*\[2, 4, 0\]"),
-        ("iterations", (x, 0), ValueError, r"iterations >= 1, got 0"),
-        ("integers", (x.long(),), TypeError, r"dtype.*, got Long"),
-    ]:
-        yield BadCall(name, args, {}, error, says)
+    yield from bad_features(x)
+    yield BadCall("iterations", (x, 0), {}, ValueError, r"iterations >= 1, got 0")
 
 
 def extra_bytes(sample: Sample) -> int:
