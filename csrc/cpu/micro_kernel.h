@@ -20,16 +20,18 @@ constexpr int kMicroRows = 4, kMicroVectors = 3;
 constexpr int kMicroRows = 2, kMicroVectors = 1;
 #endif
 
-// c[r][j] = sum over k of a[r][k] * b[k][j], added to c when `accumulate`. Columns are whole
-// vectors; rows of b and c are contiguous, a lies anyhow. Sums are formed of chains of kLongest
-// terms, which lose fewer digits than one long chain.
+// c[r][j] = sum over k of a[r][k] * b[k][j]. Columns are whole vectors; rows of b and c are
+// contiguous, a lies anyhow. Sums are formed of even chains
+// of no more than kLongest terms, which lose fewer digits than one long chain.
 template <typename T, int rows, int vectors>
 void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
-                  int64_t b_row, T* c, int64_t c_row, bool accumulate) {
+                  int64_t b_row, T* c, int64_t c_row) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kWidth = Vec::size();
   constexpr int64_t kLongest = 32;
-  const int64_t longest = std::min((depth + 1) / 2, kLongest);
+  const int64_t chains = std::max<int64_t>(2, (depth + kLongest - 1) / kLongest);
+  const int64_t longest = (depth + chains - 1) / chains;
+  bool accumulate = false;
   do {
     const int64_t chain = std::min(depth, longest);
     Vec sum[rows][vectors];
@@ -67,29 +69,27 @@ void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const
 // The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.
 template <typename T, int rows = kMicroRows, int vectors = kMicroVectors>
 void micro_kernel_of(int64_t row_count, int64_t vector_count, int64_t depth, const T* a,
-                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
-                     bool accumulate) {
+                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row) {
   if constexpr (vectors > 1) {
     if (vector_count < vectors) {
       return micro_kernel_of<T, rows, vectors - 1>(row_count, vector_count, depth, a, a_row, a_col,
-                                                   b, b_row, c, c_row, accumulate);
+                                                   b, b_row, c, c_row);
     }
   }
   if constexpr (rows > 1) {
     if (row_count < rows) {
       return micro_kernel_of<T, rows - 1, vectors>(row_count, vector_count, depth, a, a_row, a_col,
-                                                   b, b_row, c, c_row, accumulate);
+                                                   b, b_row, c, c_row);
     }
   }
-  micro_kernel<T, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row, accumulate);
+  micro_kernel<T, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row);
 }
 
 // c = a b for matrices in cache; b and c have whole vectors of columns. A panel of rows of a stays
 // in the first cache while b passes by.
 template <typename T>
 void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t a_row,
-                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
-                    bool accumulate) {
+                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   const int64_t vectors = (cols + kWidth - 1) / kWidth;
   // Panels of even height: 8 + 8 + 1 rows would be slower than 6 + 6 + 5.
@@ -100,7 +100,7 @@ void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64
     for (int64_t s = 0, v = 0; s < slices; ++s) {
       const int64_t width = (vectors - v + slices - s - 1) / (slices - s);
       micro_kernel_of<T>(height, width, depth, a + r * a_row, a_row, a_col, b + v * kWidth, b_row,
-                         c + r * c_row + v * kWidth, c_row, accumulate);
+                         c + r * c_row + v * kWidth, c_row);
       v += width;
     }
     r += height;

@@ -65,6 +65,17 @@ void share_tasks(int64_t count, const Work& work) {
   });
 }
 
+// sum += x for rows of whole vectors.
+template <typename T>
+void add_rows(T* sum, const T* x, int64_t rows, int64_t cols, int64_t row_stride) {
+  using Vec = at::vec::Vectorized<T>;
+  for (int64_t i = 0; i < rows; ++i, sum += row_stride, x += row_stride) {
+    for (int64_t j = 0; j < cols; j += Vec::size()) {
+      (Vec::loadu(sum + j) + Vec::loadu(x + j)).store(sum + j);
+    }
+  }
+}
+
 // Keeps the blocks of `a` that several tiles of n share, for a stretch of batches at a time.
 constexpr int64_t kSharedBytes = int64_t{8} << 20;
 
@@ -109,6 +120,7 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
       const auto b_scratch = make_scratch<T>(b_size);
       const auto tiles = make_scratch<T>(kept * c_size);
+      const auto apart = make_scratch<T>(grid.k_tiles > 1 ? c_size : 0);
       for (int64_t i = take(); i >= 0; i = take()) {
         const int64_t batch = first + i / (groups * grid.n_tiles);
         const int64_t group = i / grid.n_tiles % groups, n = i % grid.n_tiles;
@@ -123,9 +135,14 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
             const Block<T> left =
                 share ? a.shape_of(m, k, scratch, a_row) : a.block(batch, m, k, scratch, a_row);
             T* tile = tiles.get() + (kept > 1 ? m - m_begin : 0) * c_size;
-            multiply_block<T>(left.rows, right.cols - from, left.cols, left.data, left.row_stride,
-                              left.col_stride, right.data + from, right.row_stride, tile + from,
-                              b_row, k > 0);
+            // The sum of each block of k is formed apart: of many short sums, fewer digits are
+            // lost.
+            T* sums = k > 0 ? apart.get() : tile;
+            const int64_t cols = right.cols - from;
+            multiply_block<T>(left.rows, cols, left.cols, left.data, left.row_stride,
+                              left.col_stride, right.data + from, right.row_stride, sums + from,
+                              b_row);
+            if (k > 0) add_rows(tile + from, sums + from, left.rows, cols, b_row);
             if (k + 1 == grid.k_tiles) store(batch, m, n, tile, b_row);
           }
         }

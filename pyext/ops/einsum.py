@@ -136,7 +136,7 @@ class EinsumPlan:
         ij,ij->i
         2e+05 flop, 8.04e+05 bytes moved, at most 4000 bytes allocated
         step                         kernel                Mflop         MB floor (us) expected (us)
-        ij,ij->i                     multiply-reduce       0.200      0.804      16.08         16.08
+        ij,ij->i                     multiply-reduce       0.200      0.804      16.08         23.13
     """
 
     def __init__(
