@@ -11,12 +11,12 @@ VENV := .venv
 PY := $(VENV)/bin/python
 CXX_FILES := $(shell find csrc cuda examples -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-# Prints the instruction sets below the best that this processor has.
+# Prints the targets for the instruction sets below the best that this processor has.
 define LOWER_SETS
 from pyext import _jit, _libraries
 root = _libraries.source_root()
 known, best = _libraries.instruction_sets(root), _jit.this_machine(root).instruction_sets[0]
-print(*reversed(known[: known.index(best)]))
+print(*(f"test-{name}" for name in reversed(known[: known.index(best)])))
 endef
 export LOWER_SETS
 
@@ -32,10 +32,8 @@ demo: $(VENV)/.ready-demo ## Train two small models with torch's ops and with py
 test: $(VENV)/.ready-dev lint ## Build, run all tests for every instruction set, lint, compile CUDA
 	PYEXT_WERROR=1 $(PY) -m pyext build --isa all
 	$(PY) -m pytest --doctest-glob='*.md' README.md docs tests
-	@for isa in $$($(PY) -c "$$LOWER_SETS"); do \
-	    echo "ATEN_CPU_CAPABILITY=$$isa"; \
-	    ATEN_CPU_CAPABILITY=$$isa $(PY) -m pytest -m 'not once and not build' tests || exit 1; \
-	done
+	@lower="$$($(PY) -c "$$LOWER_SETS")"; \
+	[ -z "$$lower" ] || $(MAKE) --no-print-directory --jobs --output-sync $$lower
 	@$(MAKE) --no-print-directory cuda-sources
 
 bench: $(VENV)/.ready-dev ## Measure every op beside torch's, write benchmarks/results and README
@@ -71,6 +69,11 @@ gpu: ## With an NVIDIA GPU and torch in python3: build, run the CUDA tests and b
 
 clean: ## Remove .venv and what was built here
 	rm -rf $(VENV) build dist docs/_site *.egg-info
+
+# The sets run beside each other on a thread each: the first run has seen that threads change nothing.
+test-%:
+	@echo "ATEN_CPU_CAPABILITY=$*"
+	@OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=$* $(PY) -m pytest -m 'not once and not build' tests
 
 # The headers that a toolkit may lack come from PyPI.
 cuda-sources: $(VENV)/.ready-dev
