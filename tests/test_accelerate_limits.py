@@ -31,7 +31,7 @@ def sparse():
 
 def quantized():
     x = torch.quantize_per_tensor(X, 0.1, 0, torch.qint8)
-    with contextlib.suppress(RuntimeError, NotImplementedError):
+    with contextlib.suppress(RuntimeError):
         einsum("ij->ji", x)
 
 
@@ -61,7 +61,7 @@ def traced():
 
 def nested():
     x = torch.nested.nested_tensor([X, X])
-    with contextlib.suppress(RuntimeError, NotImplementedError):
+    with contextlib.suppress(RuntimeError):
         einsum("bij->bij", x)
 
 
