@@ -4,14 +4,13 @@
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/TypeProperties.h>
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
-#include <ATen/ops/mm.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
+#include "einsum_matmul.h"
 #include "einsum_plan_cache.h"
 #include "huge_pages.h"
 #include "memory_overlap.h"
@@ -86,25 +85,6 @@ Call prepare(const std::string& equation, at::TensorList operands, const EinsumO
   return call;
 }
 
-void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
-                const at::Tensor& result) {
-  const auto view = [](const at::Tensor& x, const TensorLayout& layout) {
-    return x.as_strided(layout.sizes, layout.strides);
-  };
-  const at::Tensor left = view(a, views.a).reshape({views.batch, views.m, views.k});
-  const at::Tensor right = view(b, views.b).reshape({views.batch, views.k, views.n});
-  const at::Tensor out = view(result, views.out);
-  if (out.is_contiguous() && views.batch == 1) {  // takes less memory than a batch of one
-    at::Tensor matrix = out.view({views.m, views.n});
-    at::mm_out(matrix, left[0], right[0]);
-  } else if (out.is_contiguous()) {
-    at::Tensor matrix = out.view({views.batch, views.m, views.n});
-    at::bmm_out(matrix, left, right);
-  } else {
-    out.copy_(at::bmm(left, right).view(views.out.sizes));
-  }
-}
-
 // CPU kernels take kMaxIndices indices. Of more, which do not merge, the outermost are looped over.
 void run_kernel(const KernelStub<void(const SumOfProducts&)>& kernel, c10::DeviceType device,
                 const SumOfProducts& problem) {
@@ -151,7 +131,10 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
       to = at::empty({step.elements}, result.options().dtype(plan.arithmetic));
       advise_huge_pages(to);
     }
-    if (step.lowering == Lowering::kMatmul && alpha.equal(1) && beta.equal(0) && !plan.clears) {
+    // On a GPU the tiles' kernel calls cuBLAS itself, for all but 16-bit types.
+    const bool by_torch = step.lowering == Lowering::kMatmul &&
+                          (to.is_cpu() || c10::isReducedFloatingType(step.problem.out.dtype));
+    if (by_torch && (!last || (alpha.equal(1) && beta.equal(0) && !plan.clears))) {
       run_matmul(step.matmul, slots[step.inputs[0]], slots[step.inputs[1]], to);
     } else {
       SumOfProducts problem = step.problem;

@@ -13,13 +13,13 @@ struct GroupSizes {
 };
 
 constexpr double kBytesPerSecond = 50e9;
-constexpr double kFlopsPerSecond = 200e9;    // of 4-byte elements, in a matrix product
-constexpr double kTermsPerSecond = 32e9;     // of 4-byte elements, in a fused loop over vectors
-constexpr double kPackedPerSecond = 4e9;     // terms of factors that must be packed first
-constexpr double kSecondsPerRun = 20e-9;     // to begin and end a sum over vectors
-constexpr double kSecondsPerBlock = 150e-9;  // to set up the tiles of one matrix
-constexpr double kSecondsPerGather = 1e-9;   // an element that has no neighbour in its matrix
-constexpr double kFormedPerSecond = 16e9;    // elements of a product that is formed while packing
+constexpr double kFlopsPerSecond = 200e9;     // of 4-byte elements, in a matrix product
+constexpr double kTermsPerSecond = 32e9;      // of 4-byte elements, in a fused loop over vectors
+constexpr double kPackedPerSecond = 4e9;      // terms of factors that must be packed first
+constexpr double kSecondsPerRun = 20e-9;      // to begin and end a sum over vectors
+constexpr double kSecondsPerBlock = 150e-9;   // to set up the tiles of one matrix
+constexpr double kSecondsPerGather = 2.5e-9;  // an element that has no neighbour in its matrix
+constexpr double kFormedPerSecond = 16e9;     // elements of a product that is formed while packing
 // Intermediates beyond what stays in cache are fresh pages.
 constexpr double kFreshBytesPerSecond = 4e9, kCachedBytes = 1 << 20;
 
@@ -33,7 +33,7 @@ inline double fused_seconds(double terms, double bytes, double element, double r
   return std::max(terms * element / 4 / rate + runs * kSecondsPerRun, bytes / kBytesPerSecond);
 }
 
-// `scattered`: elements of factors whose contiguous index is one of the batch.
+// `scattered`: elements of tensors whose contiguous index is one of the batch.
 inline double contract_seconds(const GroupSizes& x, double bytes, double element,
                                double scattered) {
   const double lanes = 64 / element;  // short rows and columns leave lanes of vectors empty

@@ -67,20 +67,39 @@ double Planner::flops_of(const std::vector<int>& inputs) const {
          (c10::isComplexType(request_.arithmetic) ? 4 : 1);
 }
 
+// How many values of a label, and of those that continue it in memory, follow each other in every
+// factor; 1 where they lie apart in one.
+double Planner::run_length(const std::vector<int>& inputs, const Labels& result,
+                           Label label) const {
+  const auto stride = [&](int input, Label of) {
+    const auto found = slots_[input].strides.find(of);
+    return found == slots_[input].strides.end() ? int64_t{0} : found->second;
+  };
+  for (const int input : inputs) {
+    if (stride(input, label) > 1) return 1;
+  }
+  int64_t length = size(label);
+  auto at = std::find(result.begin(), result.end(), label);
+  const auto continues = [&](Label outer) {
+    return std::all_of(inputs.begin(), inputs.end(), [&](int input) {
+      return stride(input, outer) == length * stride(input, label);
+    });
+  };
+  // A merged index of the result must lie there in the same order.
+  while (at != result.end() && at != result.begin() && continues(*(at - 1))) length *= size(*--at);
+  return static_cast<double>(length);
+}
+
 // How many runs of vectors a fused loop takes: along an index that is contiguous in, or absent
 // from, every factor. 0: there is none.
 double Planner::vector_runs(const std::vector<int>& inputs) const {
   const Labels result = result_labels(inputs);
   double fewest = 0;
   for (const Label label : all_labels(inputs)) {
-    const bool contiguous = std::all_of(inputs.begin(), inputs.end(), [&](int input) {
-      const auto& strides = slots_[input].strides;
-      const auto found = strides.find(label);
-      return found == strides.end() || found->second <= 1;
-    });
-    if (!contiguous || size(label) < 8) continue;
+    const double length = run_length(inputs, result, label);
+    if (length < 8) continue;
     const bool kept = std::find(result.begin(), result.end(), label) != result.end();
-    const double runs = volume(result) / (kept ? static_cast<double>(size(label)) : 1.0);
+    const double runs = volume(result) / (kept ? length : 1.0);
     if (fewest == 0 || runs < fewest) fewest = runs;
   }
   return fewest;
@@ -113,6 +132,11 @@ std::pair<Lowering, double> Planner::lower(const std::vector<int>& inputs) const
       if (is_batch && slots_[input].has(label) && slots_[input].strides.at(label) == 1) {
         scattered += volume(slots_[input].labels);
       }
+    }
+    const auto written = out_strides_.find(label);
+    if (is_batch && inputs.size() == live_.size() && written != out_strides_.end() &&
+        written->second == 1) {
+      scattered += volume(result);
     }
   }
   if (sizes.m == 1 || sizes.n == 1 || sizes.k == 1) return {Lowering::kMultiplyReduce, fused};

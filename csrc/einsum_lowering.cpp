@@ -2,11 +2,14 @@
 #include "einsum_lowering.h"
 
 #include <algorithm>
+#include <limits>
 #include <set>
 #include <utility>
 
 namespace pyext {
 namespace {
+
+constexpr int64_t kLargestInt = std::numeric_limits<int32_t>::max();  // of BLAS
 
 using Dims = c10::SmallVector<ProductDim, 4>;
 
@@ -41,6 +44,17 @@ void add(TensorLayout& view, const Dims& dims, Stride stride) {
   }
 }
 
+// Whether these are the rows and columns of a matrix for BLAS: one of them is contiguous.
+template <typename Stride>
+bool is_matrix(const Dims& rows, const Dims& cols, Stride stride) {
+  if (rows.size() != 1 || cols.size() != 1) return false;
+  const auto lies = [&](const ProductDim& outer, const ProductDim& inner) {
+    return stride(inner) == 1 && stride(outer) >= inner.size && outer.size <= kLargestInt &&
+           stride(outer) <= kLargestInt;
+  };
+  return lies(rows[0], cols[0]) || lies(cols[0], rows[0]);
+}
+
 }  // namespace
 
 bool is_symmetric(const SumOfProducts& problem) {
@@ -60,14 +74,23 @@ bool is_symmetric(const SumOfProducts& problem) {
 }
 
 bool matmul_is_faster(const SumOfProducts& problem) {
-  constexpr int64_t kLeast = 32;
+  constexpr int64_t kLeast16Bit = 32;
+  constexpr double kLeastFlops = 1 << 22, kLeastFlopsOfMany = 1 << 19;  // of a call of torch
   const at::ScalarType dtype = problem.out.dtype;
-  if (problem.dtype != at::kFloat || !c10::isReducedFloatingType(dtype) || problem.symmetric ||
-      problem.in[0].dtype != dtype || problem.in[1].dtype != dtype) {
+  if (problem.symmetric || problem.in[0].dtype != dtype || problem.in[1].dtype != dtype) {
     return false;
   }
-  const Groups groups = groups_of(problem);
-  return std::min({size_of(groups.m), size_of(groups.n), size_of(groups.k)}) >= kLeast;
+  const MatmulViews views = matmul_views(problem);
+  if (c10::isReducedFloatingType(dtype)) {
+    return problem.dtype == at::kFloat && std::min({views.m, views.n, views.k}) >= kLeast16Bit;
+  }
+  if (problem.dtype != dtype || c10::isIntegralType(dtype, true) || !views.as_they_lie) {
+    return false;
+  }
+  const double flops = views.flops_of_one();
+  return flops >= kLeastFlops ||
+         (views.is_dense &&
+          flops * static_cast<double>(views.out.sizes.end()[-3]) >= kLeastFlopsOfMany);
 }
 
 MatmulViews matmul_views(const SumOfProducts& problem) {
@@ -87,6 +110,10 @@ MatmulViews matmul_views(const SumOfProducts& problem) {
   views.m = size_of(groups.m);
   views.n = size_of(groups.n);
   views.k = size_of(groups.k);
+  views.as_they_lie = is_matrix(groups.m, groups.k, a) && is_matrix(groups.k, groups.n, b) &&
+                      is_matrix(groups.m, groups.n, out);
+  views.is_dense = views.as_they_lie && !groups.batch.empty() && groups.n[0].out == 1 &&
+                   groups.m[0].out == views.n && groups.batch.back().out == views.m * views.n;
   return views;
 }
 

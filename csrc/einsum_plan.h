@@ -28,7 +28,7 @@ struct PlanRequest {
 enum class Lowering {
   kMultiplyReduce,  // one fused pass
   kContract,        // tiles
-  kMatmul,          // torch's matrix product, for 16-bit types
+  kMatmul,          // torch's matrix product, where BLAS takes the factors as they lie
 };
 
 struct Step {

@@ -43,6 +43,7 @@ class Planner {
   Labels all_labels(const std::vector<int>& inputs) const;
   double bytes_of(const std::vector<int>& inputs, const Labels& result) const;
   double flops_of(const std::vector<int>& inputs) const;
+  double run_length(const std::vector<int>& inputs, const Labels& result, Label label) const;
   double vector_runs(const std::vector<int>& inputs) const;
   std::pair<Lowering, double> lower(const std::vector<int>& inputs) const;
   std::pair<size_t, double> formed_product(const std::vector<int>& inputs) const;

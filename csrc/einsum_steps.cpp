@@ -159,7 +159,7 @@ void Planner::add_step(std::vector<int> inputs, int result, const Labels& labels
     const bool of_operands = request_.operands.size() == 2 && inputs[0] < 2 && inputs[1] < 2;
     problem.symmetric = request_.same_operand && of_operands && is_symmetric(problem);
     if (problem.symmetric) step.flops /= 2;
-    if (result < 0 && matmul_is_faster(problem)) {
+    if (matmul_is_faster(problem)) {
       step.lowering = Lowering::kMatmul;
       step.matmul = matmul_views(problem);
     }

@@ -160,13 +160,13 @@ def test_plans_outlive_many_others(device):
     ],
 )
 def test_a_symmetric_result_is_computed_by_one_triangle(device, equation, shape, dtype):
-    x = (4 * torch.randn(shape, dtype=torch.float64, device=device)).to(dtype)
+    x = torch.randint(-8, 9, shape, device=device).to(dtype)  # whose sums are exact in any order
     assert "triangle" in str(pyext.einsum_plan(equation, x, x))
     assert "triangle" not in str(pyext.einsum_plan(equation, x, x.clone()))
     expected = pyext.einsum(equation, x, x.clone())
-    torch.testing.assert_close(pyext.einsum(equation, x, x), expected)
+    assert torch.equal(pyext.einsum(equation, x, x), expected)
     if dtype.is_floating_point:
-        room = torch.randn([size + 1 for size in expected.shape], dtype=dtype, device=device)
+        room = torch.ones([size + 1 for size in expected.shape], dtype=dtype, device=device)
         out = room[tuple(slice(size) for size in expected.shape)]
         wanted = 0.5 * expected - 2 * out
         torch.testing.assert_close(

@@ -132,7 +132,12 @@ class Contraction {
     const int64_t groups = std::max<int64_t>(1, 4 * at::get_num_threads() / others);
     const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
     grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
-    if (grid.k_tiles > 1) {  // their tiles are kept until the sum is complete
+    if (!x_.pair) {  // BLAS, with which it is compared, has chains that are longer yet
+      grid.longest_chain = 128;
+      grid.sums_apart = false;
+    }
+    grid.in_place = Finished{*this}.in_place();
+    if (grid.k_tiles > 1 && !grid.in_place) {  // their tiles are kept until the sum is complete
       const int64_t tile = grid.rows * grid.cols * static_cast<int64_t>(sizeof(acc_t));
       grid.m_group = std::clamp<int64_t>(kKeptBytes / std::max<int64_t>(tile, 1), 1, grid.m_group);
     }
@@ -225,6 +230,31 @@ class Contraction {
 
   struct Finished {
     const Contraction& owner;
+
+    // Whether tiles are summed where the result is: their rows are contiguous there.
+    bool in_place() const {
+      const auto& x = owner.x_;
+      const auto is_one_index = [](const IndexGroup& group) {
+        return std::count_if(group.dims.begin(), group.dims.end(),
+                             [](const GroupDim& dim) { return dim.brick > 1; }) <= 1;
+      };
+      return owner.parts_ == 1 && !owner.scales_ && !owner.adds_ && !owner.symmetric_ &&
+             x.out.dtype == c10::CppTypeToScalarType<acc_t>::value && is_one_index(x.m) &&
+             is_one_index(x.n) && step_of(x.n) <= 1;
+    }
+
+    std::pair<acc_t*, int64_t> place(int64_t batch, int64_t m_tile, int64_t n_tile) const {
+      const auto& x = owner.x_;
+      const int64_t offset = x.offsets(batch)[2] + x.m.at(m_tile).y + x.n.at(n_tile).y;
+      return {static_cast<acc_t*>(x.out.data) + offset, step_of(x.m)};
+    }
+
+    // How far neighbours of a group whose bricks take one index lie apart in the result.
+    static int64_t step_of(const IndexGroup& group) {
+      int64_t step = 0;
+      for (const auto& dim : group.dims) step = dim.brick > 1 ? dim.y : step;
+      return step;
+    }
 
     void operator()(int64_t batch, int64_t m_tile, int64_t n_tile, acc_t* tile,
                     int64_t row_stride) const {

@@ -20,18 +20,22 @@ constexpr int kMicroRows = 4, kMicroVectors = 3;
 constexpr int kMicroRows = 2, kMicroVectors = 1;
 #endif
 
+// How a sum is formed: of even chains of no more than `longest` terms, which lose fewer digits than
+// one long chain, and on top of what is there or not.
+struct Sums {
+  int64_t longest;
+  bool accumulate;
+};
+
 // c[r][j] = sum over k of a[r][k] * b[k][j]. Columns are whole vectors; rows of b and c are
-// contiguous, a lies anyhow. Sums are formed of even chains
-// of no more than kLongest terms, which lose fewer digits than one long chain.
+// contiguous, a lies anyhow.
 template <typename T, int rows, int vectors>
 void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
-                  int64_t b_row, T* c, int64_t c_row) {
+                  int64_t b_row, T* c, int64_t c_row, Sums sums) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kWidth = Vec::size();
-  constexpr int64_t kLongest = 32;
-  const int64_t chains = std::max<int64_t>(2, (depth + kLongest - 1) / kLongest);
+  const int64_t chains = std::max<int64_t>(2, (depth + sums.longest - 1) / sums.longest);
   const int64_t longest = (depth + chains - 1) / chains;
-  bool accumulate = false;
   do {
     const int64_t chain = std::min(depth, longest);
     Vec sum[rows][vectors];
@@ -58,10 +62,10 @@ void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
         T* to = c + r * c_row + v * kWidth;
-        (accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
+        (sums.accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
       }
     }
-    accumulate = true;
+    sums.accumulate = true;
     depth -= chain;
   } while (depth > 0);
 }
@@ -69,27 +73,28 @@ void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const
 // The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.
 template <typename T, int rows = kMicroRows, int vectors = kMicroVectors>
 void micro_kernel_of(int64_t row_count, int64_t vector_count, int64_t depth, const T* a,
-                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row) {
+                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
+                     Sums sums) {
   if constexpr (vectors > 1) {
     if (vector_count < vectors) {
       return micro_kernel_of<T, rows, vectors - 1>(row_count, vector_count, depth, a, a_row, a_col,
-                                                   b, b_row, c, c_row);
+                                                   b, b_row, c, c_row, sums);
     }
   }
   if constexpr (rows > 1) {
     if (row_count < rows) {
       return micro_kernel_of<T, rows - 1, vectors>(row_count, vector_count, depth, a, a_row, a_col,
-                                                   b, b_row, c, c_row);
+                                                   b, b_row, c, c_row, sums);
     }
   }
-  micro_kernel<T, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row);
+  micro_kernel<T, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row, sums);
 }
 
 // c = a b for matrices in cache; b and c have whole vectors of columns. A panel of rows of a stays
 // in the first cache while b passes by.
 template <typename T>
 void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t a_row,
-                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row) {
+                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row, Sums sums) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   const int64_t vectors = (cols + kWidth - 1) / kWidth;
   // Panels of even height: 8 + 8 + 1 rows would be slower than 6 + 6 + 5.
@@ -97,10 +102,19 @@ void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64
   for (int64_t p = 0, r = 0; p < panels; ++p) {
     const int64_t height = (rows - r + panels - p - 1) / (panels - p);
     const int64_t slices = (vectors + kMicroVectors - 1) / kMicroVectors;
+    // The rows of the next panel come from afar while this one is multiplied.
+    constexpr int64_t kLine = 64 / sizeof(T);
+    const int64_t following = a_col == 1 ? std::min(height, rows - r - height) : 0;
+    const int64_t ahead = ((depth + slices - 1) / slices + kLine - 1) / kLine * kLine;
     for (int64_t s = 0, v = 0; s < slices; ++s) {
+      for (int64_t i = 0; i < following; ++i) {
+        const T* row = a + (r + height + i) * a_row;
+        const int64_t end = std::min((s + 1) * ahead, depth);
+        for (int64_t k = s * ahead; k < end; k += kLine) __builtin_prefetch(row + k);
+      }
       const int64_t width = (vectors - v + slices - s - 1) / (slices - s);
       micro_kernel_of<T>(height, width, depth, a + r * a_row, a_row, a_col, b + v * kWidth, b_row,
-                         c + r * c_row + v * kWidth, c_row);
+                         c + r * c_row + v * kWidth, c_row, sums);
       v += width;
     }
     r += height;

@@ -129,14 +129,20 @@ class MultiplyReduce {
     const int64_t chunk = x_.packs ? std::min<int64_t>(x_.lane.size, kLanes) : x_.lane.size;
     const int64_t scratch_size = x_.packs ? chunk * x_.brick_size() : 0;
     const auto scratch = make_scratch<T>(scratch_size * x_.factors);
+    // Rows of less than a page are one stream as they follow each other.
+    const bool is_long = x_.lane.size * static_cast<int64_t>(sizeof(T)) >= 4096;
     auto at = x_.position_of(begin);
     for (int64_t task = begin; task < end;) {
       const int64_t left =
           x_.kept.empty()
               ? 1
               : std::min(end - task, x_.kept.back().size - at.index[x_.kept.size() - 1]);
-      // Rows of less than a page are one stream as they follow each other.
-      const bool is_long = x_.lane.size * static_cast<int64_t>(sizeof(T)) >= 4096;
+      if (is_plain() && !is_long && !x_.kept.empty()) {
+        add_up_short_rows(at, left);
+        x_.advance(at, left);
+        task += left;
+        continue;
+      }
       const bool together = left >= kRows && is_long && !x_.packs && x_.vectors > 0;
       if (together) {
         add_up_rows<kRows>(at, chunk, scratch.get(), scratch_size);
@@ -146,6 +152,35 @@ class MultiplyReduce {
       x_.advance(at, together ? kRows : 1);
       task += together ? kRows : 1;
     }
+  }
+
+  // Whether sums lie along the lane alone, where they are, and are written as they are.
+  bool is_plain() const {
+    return x_.summed.empty() && !x_.packs && x_.vectors > 0 && x_.result_has_type() &&
+           alpha_ == T(1) && beta_ == T(0);
+  }
+
+  // `rows` results, neighbours in the last index, of which each is soon done.
+  void add_up_short_rows(const typename SumLayout<T>::Position& at, int64_t rows) const {
+    using Vec = at::vec::Vectorized<T>;
+    const ProductDim& row = x_.kept.back();
+    T* to = static_cast<T*>(x_.problem.out.data) + at.out;
+    Pointers<T> x{};
+    for (int f = 0; f < x_.factors; ++f) {
+      x[f] = static_cast<const T*>(x_.problem.in[f].data) + at.in[f];
+    }
+    with_vectors([&](auto vectors) {
+      for (int64_t r = 0; r < rows; ++r) {
+        Vec sum(T(0));
+        T rest(0), scalar(1);
+        for (int f = vectors; f < x_.factors; ++f) scalar = scalar * *x[f];
+        if constexpr (vectors > 0) {
+          sum_along<T, vectors, 1>(&sum, &rest, x_.lane.size, x, {}, &scalar);
+        }
+        to[r * row.out] = total_of(sum, rest);
+        for (int f = 0; f < x_.factors; ++f) x[f] += row.in[f];
+      }
+    });
   }
 
   // `rows` results, neighbours in the last index.

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
+#include <tuple>
 
 #include "cpu/blocks.h"
 #include "cpu/micro_kernel.h"
@@ -27,6 +28,10 @@ struct TileGrid {
   int64_t rows, cols, depth;
   // Consecutive m tiles that share a packed block of b.
   int64_t m_group = 1;
+  // Sums of many short chains keep more digits, if each block of k is summed apart as well.
+  int64_t longest_chain = 32;
+  bool sums_apart = true;
+  bool in_place = false;  // tiles are summed where store.place(...) says
 };
 
 // A block of a matrix: in scratch, or where it was.
@@ -65,14 +70,18 @@ void share_tasks(int64_t count, const Work& work) {
   });
 }
 
-// sum += x for rows of whole vectors.
+// to = x or, where it adds, to += x.
 template <typename T>
-void add_rows(T* sum, const T* x, int64_t rows, int64_t cols, int64_t row_stride) {
+void put_rows(T* to, int64_t to_row, const T* x, int64_t x_row, int64_t rows, int64_t cols,
+              bool adds) {
   using Vec = at::vec::Vectorized<T>;
-  for (int64_t i = 0; i < rows; ++i, sum += row_stride, x += row_stride) {
-    for (int64_t j = 0; j < cols; j += Vec::size()) {
-      (Vec::loadu(sum + j) + Vec::loadu(x + j)).store(sum + j);
+  for (int64_t i = 0; i < rows; ++i, to += to_row, x += x_row) {
+    int64_t j = 0;
+    for (; j + Vec::size() <= cols; j += Vec::size()) {
+      const Vec value = Vec::loadu(x + j);
+      (adds ? Vec::loadu(to + j) + value : value).store(to + j);
     }
+    for (; j < cols; ++j) to[j] = adds ? to[j] + x[j] : x[j];
   }
 }
 
@@ -82,7 +91,8 @@ constexpr int64_t kSharedBytes = int64_t{8} << 20;
 // a.block(batch, m, k, scratch, row_stride) and b.block(batch, k, n, scratch, row_stride) return a
 // Block, in the scratch or not; columns of b's are contiguous and padded to whole vectors. `a` says
 // by a.in_place() that it never needs its scratch.
-// store(batch, m, n, tile, row_stride) takes a finished tile, which it may overwrite.
+// store(batch, m, n, tile, row_stride) takes a finished tile, which it may overwrite; or, for a
+// grid in place, store.place(batch, m, n) says where its rows are, and how far apart.
 // first_column(m, n) says from which of its columns on a tile is wanted, -1 that nobody wants it.
 // It is a whole number of vectors; the columns before are left as they were in scratch.
 template <typename T, typename A, typename B, typename Store, typename FirstColumn>
@@ -116,11 +126,12 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       });
     }
     share_tasks(batches * groups * grid.n_tiles, [&](const auto& take) {
-      const int64_t kept = grid.k_tiles > 1 ? m_group : 1;
+      const int64_t kept = grid.k_tiles > 1 && !grid.in_place ? m_group : 1;
       const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
       const auto b_scratch = make_scratch<T>(b_size);
-      const auto tiles = make_scratch<T>(kept * c_size);
-      const auto apart = make_scratch<T>(grid.k_tiles > 1 ? c_size : 0);
+      const auto tiles = make_scratch<T>(grid.in_place ? 0 : kept * c_size);
+      const bool may_need_apart = grid.in_place || (grid.k_tiles > 1 && grid.sums_apart);
+      const auto apart = make_scratch<T>(may_need_apart ? c_size : 0);
       for (int64_t i = take(); i >= 0; i = take()) {
         const int64_t batch = first + i / (groups * grid.n_tiles);
         const int64_t group = i / grid.n_tiles % groups, n = i % grid.n_tiles;
@@ -135,15 +146,21 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
             const Block<T> left =
                 share ? a.shape_of(m, k, scratch, a_row) : a.block(batch, m, k, scratch, a_row);
             T* tile = tiles.get() + (kept > 1 ? m - m_begin : 0) * c_size;
-            // The sum of each block of k is formed apart: of many short sums, fewer digits are
-            // lost.
-            T* sums = k > 0 ? apart.get() : tile;
+            int64_t tile_row = b_row;
+            if constexpr (requires { store.place(batch, m, n); }) {
+              if (grid.in_place) std::tie(tile, tile_row) = store.place(batch, m, n);
+            }
             const int64_t cols = right.cols - from;
+            const bool ragged = grid.in_place && cols % at::vec::Vectorized<T>::size() != 0;
+            const bool aside = ragged || (k > 0 && grid.sums_apart);
+            const Sums sums{grid.longest_chain, k > 0 && !aside};
             multiply_block<T>(left.rows, cols, left.cols, left.data, left.row_stride,
-                              left.col_stride, right.data + from, right.row_stride, sums + from,
-                              b_row);
-            if (k > 0) add_rows(tile + from, sums + from, left.rows, cols, b_row);
-            if (k + 1 == grid.k_tiles) store(batch, m, n, tile, b_row);
+                              left.col_stride, right.data + from, right.row_stride,
+                              (aside ? apart.get() : tile) + from, aside ? b_row : tile_row, sums);
+            if (aside) {
+              put_rows(tile + from, tile_row, apart.get() + from, b_row, left.rows, cols, k > 0);
+            }
+            if (k + 1 == grid.k_tiles && !grid.in_place) store(batch, m, n, tile, b_row);
           }
         }
       }
