@@ -45,6 +45,9 @@ struct SumOfProducts {
   c10::Scalar alpha = 1;
   c10::Scalar beta = 0;    // 0: out is not read
   bool symmetric = false;  // contraction of a tensor with itself whose result is symmetric
+  // Of three factors: whether the matrix product is that of the first two, and the third weighs its
+  // rows, which are then added up. Else the product of the last two is formed.
+  bool weighs_rows = false;
 
   int factors() const { return static_cast<int>(in.size()); }
 };
@@ -56,7 +59,7 @@ void merge_dims(c10::SmallVectorImpl<ProductDim>& dims);
 extern KernelStub<void(const SumOfProducts&)> multiply_reduce_stub;
 // A matrix product by tiles that are packed into cache, multiplied there and scattered: of two
 // factors, or of the first of three real ones and the product of the others, which is formed while
-// it is packed.
+// it is packed, or weighs finished tiles.
 extern KernelStub<void(const SumOfProducts&)> contract_stub;
 
 }  // namespace pyext

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace pyext {
 
@@ -41,6 +42,13 @@ inline double contract_seconds(const GroupSizes& x, double bytes, double element
       std::min(x.m * std::ceil(x.n / lanes), std::ceil(x.m / lanes) * x.n) * lanes;
   return x.batch * (kSecondsPerBlock + 2 * padded * x.k * element / 4 / kFlopsPerSecond) +
          scattered * kSecondsPerGather + bytes / kBytesPerSecond;
+}
+
+// `formed`: elements of the factor, or of the result, that are multiplied on their way.
+inline double three_factors_seconds(const GroupSizes& x, double formed, double scattered,
+                                    double bytes, double element) {
+  if (x.m == 1 || x.n == 1 || x.k == 1) return std::numeric_limits<double>::infinity();
+  return formed * element / 4 / kFormedPerSecond + contract_seconds(x, bytes, element, scattered);
 }
 
 }  // namespace pyext

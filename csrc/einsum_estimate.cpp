@@ -2,6 +2,7 @@
 #include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 
 #include "einsum_cost.h"
@@ -112,9 +113,9 @@ std::pair<Lowering, double> Planner::lower(const std::vector<int>& inputs) const
   const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
   const double fused = fused_seconds(terms, bytes, element, vector_runs(inputs));
   if (inputs.size() == 3) {
-    const double formed = formed_product(inputs).second;
-    return formed < fused ? std::pair{Lowering::kContract, formed}
-                          : std::pair{Lowering::kMultiplyReduce, fused};
+    const double tiled = matrix_product_of_three(inputs).seconds;
+    return tiled < fused ? std::pair{Lowering::kContract, tiled}
+                         : std::pair{Lowering::kMultiplyReduce, fused};
   }
   if (inputs.size() != 2) return {Lowering::kMultiplyReduce, fused};
   GroupSizes sizes;
@@ -145,38 +146,61 @@ std::pair<Lowering, double> Planner::lower(const std::vector<int>& inputs) const
                         : std::pair{Lowering::kMultiplyReduce, fused};
 }
 
-// A matrix product of one of three factors and the product of the other two, which is formed
-// while it is packed: which factor stands alone, and how long it should take.
-std::pair<size_t, double> Planner::formed_product(const std::vector<int>& inputs) const {
-  std::pair<size_t, double> best{0, std::numeric_limits<double>::infinity()};
+// The factors in the order in which a matrix product of them takes least time.
+ThreeFactors Planner::matrix_product_of_three(const std::vector<int>& inputs) const {
+  ThreeFactors best;
   if (c10::isComplexType(request_.arithmetic)) return best;
   const Labels result = result_labels(inputs);
-  const std::set<Label> kept(result.begin(), result.end());
-  const double bytes = bytes_of(inputs, result);
-  const double element = static_cast<double>(c10::elementSize(request_.arithmetic));
-  for (size_t alone = 0; alone < inputs.size(); ++alone) {
-    GroupSizes sizes;
-    bool fits = true;
-    for (const Label label : all_labels(inputs)) {
-      bool in_pair = false;
-      for (size_t i = 0; i < inputs.size(); ++i) {
-        in_pair |= i != alone && varies(inputs[i], label);
-      }
-      const bool in_alone = varies(inputs[alone], label);
-      if (!in_alone && !in_pair) continue;
-      fits &= kept.count(label) || in_alone == in_pair;
-      double& group = !kept.count(label)    ? sizes.k
-                      : in_alone == in_pair ? sizes.batch
-                      : in_alone            ? sizes.m
-                                            : sizes.n;
-      group *= static_cast<double>(size(label));
-    }
-    if (!fits || sizes.m == 1 || sizes.n == 1 || sizes.k == 1) continue;
-    const double formed = sizes.batch * sizes.k * sizes.n * element / 4 / kFormedPerSecond;
-    const double seconds = formed + contract_seconds(sizes, bytes, element, 0);
-    if (seconds < best.second) best = {alone, seconds};
-  }
+  std::array<size_t, 3> order = {0, 1, 2};
+  do {
+    const std::vector<int> ordered = {inputs[order[0]], inputs[order[1]], inputs[order[2]]};
+    const double formed = formed_seconds(ordered, result);
+    if (formed < best.seconds) best = {ordered, false, formed};
+    const double weighed = weighed_seconds(ordered, result);
+    if (weighed < best.seconds) best = {ordered, true, weighed};
+  } while (std::next_permutation(order.begin(), order.end()));
   return best;
+}
+
+// The first factor times the product of the others, which is formed while it is packed.
+double Planner::formed_seconds(const std::vector<int>& inputs, const Labels& result) const {
+  GroupSizes sizes;
+  for (const Label label : all_labels(inputs)) {
+    const bool alone = varies(inputs[0], label);
+    const bool in_pair = varies(inputs[1], label) || varies(inputs[2], label);
+    if (!alone && !in_pair) continue;
+    const bool kept = std::find(result.begin(), result.end(), label) != result.end();
+    if (!kept && alone != in_pair) return std::numeric_limits<double>::infinity();
+    double& group = !kept ? sizes.k : alone == in_pair ? sizes.batch : alone ? sizes.m : sizes.n;
+    group *= static_cast<double>(size(label));
+  }
+  return three_factors_seconds(sizes, sizes.batch * sizes.k * sizes.n, 0, bytes_of(inputs, result),
+                               static_cast<double>(c10::elementSize(request_.arithmetic)));
+}
+
+// The first factor times the second, whose rows the third weighs before they are added up.
+double Planner::weighed_seconds(const std::vector<int>& inputs, const Labels& result) const {
+  constexpr double kDeepest = 1024;  // sums of which a tile is finished at once
+  GroupSizes sizes;
+  double scattered = 0;
+  for (const Label label : all_labels(inputs)) {
+    const bool in_a = varies(inputs[0], label), in_b = varies(inputs[1], label);
+    const bool in_weights = varies(inputs[2], label);
+    if (!in_a && !in_b && !in_weights) continue;
+    const bool kept = std::find(result.begin(), result.end(), label) != result.end();
+    const bool fits = kept ? in_a || in_b : in_a && in_b != in_weights;
+    if (!fits) return std::numeric_limits<double>::infinity();
+    double& group = !kept ? (in_b ? sizes.k : sizes.m) : in_a ? sizes.batch : sizes.n;
+    group *= static_cast<double>(size(label));
+    if (kept && in_a && slots_[inputs[0]].strides.at(label) == 1) {
+      scattered = volume(slots_[inputs[0]].labels);
+    }
+  }
+  if (sizes.k > kDeepest) return std::numeric_limits<double>::infinity();
+  // Every product of the batch packs its columns anew.
+  const double formed = sizes.batch * (sizes.m + sizes.k) * sizes.n;
+  return three_factors_seconds(sizes, formed, scattered, bytes_of(inputs, result),
+                               static_cast<double>(c10::elementSize(request_.arithmetic)));
 }
 
 // Whether one step over all operands beats the products of pairs, or costs so little more that

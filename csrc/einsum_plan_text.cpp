@@ -12,7 +12,9 @@ const char* name_of(const Step& step) {
     case Lowering::kMultiplyReduce:
       return "multiply-reduce";
     case Lowering::kContract:
-      return step.problem.symmetric ? "tiles, triangle" : "tiles";
+      return step.problem.symmetric     ? "tiles, triangle"
+             : step.problem.weighs_rows ? "tiles, weighed"
+                                        : "tiles";
     default:
       return "matmul";
   }

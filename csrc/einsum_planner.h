@@ -4,6 +4,7 @@
 // long it should take, einsum_steps.cpp orders the products and writes them down.
 #pragma once
 
+#include <limits>
 #include <map>
 #include <set>
 #include <utility>
@@ -18,6 +19,13 @@ struct Slot {
   std::map<Label, int64_t> strides;  // without labels of one value
   at::ScalarType dtype;
   bool has(Label label) const { return strides.count(label) > 0; }
+};
+
+// A matrix product among three factors: their order for the kernel, and how long it should take.
+struct ThreeFactors {
+  std::vector<int> inputs;
+  bool weighs_rows = false;
+  double seconds = std::numeric_limits<double>::infinity();
 };
 
 class Planner {
@@ -46,7 +54,9 @@ class Planner {
   double run_length(const std::vector<int>& inputs, const Labels& result, Label label) const;
   double vector_runs(const std::vector<int>& inputs) const;
   std::pair<Lowering, double> lower(const std::vector<int>& inputs) const;
-  std::pair<size_t, double> formed_product(const std::vector<int>& inputs) const;
+  ThreeFactors matrix_product_of_three(const std::vector<int>& inputs) const;
+  double formed_seconds(const std::vector<int>& inputs, const Labels& result) const;
+  double weighed_seconds(const std::vector<int>& inputs, const Labels& result) const;
   bool fused_is_cheaper() const;
 
   // ---- the steps: einsum_steps.cpp ----

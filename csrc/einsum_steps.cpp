@@ -121,9 +121,10 @@ void Planner::add_step(std::vector<int> inputs, int result, const Labels& labels
                        Lowering lowering) {
   Step step;
   step.lowering = lowering;
-  if (lowering == Lowering::kContract && inputs.size() == 3) {  // the lone factor leads
-    const auto alone = inputs.begin() + static_cast<int64_t>(formed_product(inputs).first);
-    std::rotate(inputs.begin(), alone, alone + 1);
+  if (lowering == Lowering::kContract && inputs.size() == 3) {
+    const ThreeFactors three = matrix_product_of_three(inputs);
+    inputs = three.inputs;
+    step.problem.weighs_rows = three.weighs_rows;
   }
   step.inputs = inputs;
   step.result = result;

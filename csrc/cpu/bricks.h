@@ -77,6 +77,19 @@ struct IndexGroup {
     return -1;
   }
 
+  // How far apart neighbours of a brick lie in a tensor, or -1 if not all equally far.
+  int64_t step(int64_t GroupDim::* stride) const {
+    int64_t step = 0, length = 1;
+    for (int i = count() - 1; i >= 0; --i) {
+      const GroupDim& dim = dims[i];
+      if (dim.brick == 1) continue;
+      if (length == 1) step = dim.*stride;
+      if (dim.*stride != step * length) return -1;
+      length *= dim.brick;
+    }
+    return step;
+  }
+
   // Makes an index the fastest of packed tiles.
   void make_fastest(int i) { std::rotate(dims.begin() + i, dims.begin() + i + 1, dims.end()); }
 

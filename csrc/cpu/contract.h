@@ -30,7 +30,10 @@ class Contraction {
     read_scalar(problem.beta, beta_);
     scales_ = alpha_[0] != acc_t(1) || alpha_[1] != acc_t(0);
     adds_ = beta_[0] != acc_t(0) || beta_[1] != acc_t(0);
-    if (problem.factors() == 3) {
+    if (problem.weighs_rows) {
+      weights_ = problem.in[2];
+      x_ = matrices_to_weigh(problem, weights_batch_);
+    } else if (problem.factors() == 3) {
       x_ = matrices_of_three(problem);
     } else {
       Matrices forward = matrices_of(problem, false), turned = matrices_of(problem, true);
@@ -40,8 +43,14 @@ class Contraction {
   }
 
   void run() {
-    if (x_.pair) pair_.emplace(*x_.pair, x_.batch, x_.k, x_.n);
     const TileGrid grid = this->grid();
+    if (x_.pair) pair_.emplace(*x_.pair, x_.batch, x_.k, x_.n);
+    if (weights_) {
+      static constexpr acc_t one = 1;
+      const ProductTensor ones{const_cast<acc_t*>(&one), c10::CppTypeToScalarType<acc_t>::value};
+      pair_.emplace(std::array{*weights_, ones}, weights_batch_, x_.m, x_.n);
+      sums_ = make_scratch<acc_t>(x_.batches * x_.n.bricks() * padded_row<acc_t>(grid.cols));
+    }
     multiply_tiles<acc_t>(grid, Left{*this}, Right{*this}, Finished{*this},
                           [this](int64_t m, int64_t n) { return symmetric_ && m > n ? -1 : 0; });
   }
@@ -50,6 +59,7 @@ class Contraction {
   // that the blocks that several tiles share stay in cache. The sums of pieces take room of their
   // own.
   int64_t pieces() const {
+    if (weights_) return 1;
     const int64_t tiles = x_.batches * wide_bricks_ * x_.m.bricks();
     const int64_t depth = x_.k.size(), results = x_.batches * x_.m.size() * x_.n.size();
     const int64_t bytes = x_.m.size() * depth * static_cast<int64_t>(sizeof(acc_t)) * parts_;
@@ -86,7 +96,7 @@ class Contraction {
     const bool thin = x_.pair && m.size() <= 2 * kMicroRows;
     const int64_t deep =
         thin ? kDepth / 2 : std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
-    k.cut(whole <= deep * 3 / 2 ? k.size() : deep / parts_);
+    k.cut(whole <= deep * 3 / 2 || weights_ ? k.size() : deep / parts_);
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
       n.cut(64);
@@ -137,7 +147,8 @@ class Contraction {
       grid.sums_apart = false;
     }
     grid.in_place = Finished{*this}.in_place();
-    if (grid.k_tiles > 1 && !grid.in_place) {  // their tiles are kept until the sum is complete
+    if (weights_) grid.m_group = grid.m_tiles;  // their rows are added up in order
+    if (grid.k_tiles > 1 && !grid.in_place) {   // their tiles are kept until the sum is complete
       const int64_t tile = grid.rows * grid.cols * static_cast<int64_t>(sizeof(acc_t));
       grid.m_group = std::clamp<int64_t>(kKeptBytes / std::max<int64_t>(tile, 1), 1, grid.m_group);
     }
@@ -151,18 +162,13 @@ class Contraction {
     bool in_place() const {
       const auto& x = owner.x_;
       if (owner.parts_ > 1 || x.a.dtype != c10::CppTypeToScalarType<acc_t>::value) return false;
-      int m_dims = 0, k_dims = 0;
-      int64_t row = 0, col = 0;
-      for (const auto& dim : x.m.dims) {
-        if (dim.brick > 1) ++m_dims, row = dim.x;
-      }
-      for (const auto& dim : x.k.dims) {
-        if (dim.brick > 1) ++k_dims, col = dim.x;
-      }
+      const int64_t row = x.m.step(&GroupDim::x), col = x.k.step(&GroupDim::x);
       const auto aliases = [](int64_t stride) {
         return stride * static_cast<int64_t>(sizeof(acc_t)) % 4096 == 0;
       };
-      return m_dims <= 1 && k_dims <= 1 && col <= 1 && !aliases(row);
+      // Rows that fall into the same few sets of a cache are copied, where they are needed often.
+      constexpr int64_t kSeldom = 96;
+      return row >= 0 && (col == 0 || col == 1) && (!aliases(row) || x.n.size() <= kSeldom);
     }
 
     Block<acc_t> shape_of(int64_t m, int64_t k, const acc_t* data, int64_t row_stride) const {
@@ -176,10 +182,8 @@ class Contraction {
       const Brick m = x.m.at(m_tile), k = x.k.at(k_tile);
       const int64_t offset = x.offsets(batch)[0] + m.x + k.x;
       if (in_place()) {
-        int64_t row = 0, col = 0;
-        for (const auto& dim : x.m.dims) row = dim.brick > 1 ? dim.x : row;
-        for (const auto& dim : x.k.dims) col = dim.brick > 1 ? dim.x : col;
-        return {static_cast<const acc_t*>(x.a.data) + offset, m.size, k.size, row, col};
+        return {static_cast<const acc_t*>(x.a.data) + offset, m.size, k.size,
+                x.m.step(&GroupDim::x), x.k.step(&GroupDim::x)};
       }
       const int parts = owner.parts_;
       for (int r = 0; r < parts; ++r) {
@@ -208,7 +212,7 @@ class Contraction {
       const auto& x = owner.x_;
       const Brick n = x.n.at(n_tile), k = x.k.at(k_tile);
       const int parts = owner.parts_;
-      if (owner.pair_) {
+      if (x.pair) {
         owner.pair_->block(batch, k, n, scratch, row_stride);
       } else {
         MoveDims move;
@@ -234,26 +238,16 @@ class Contraction {
     // Whether tiles are summed where the result is: their rows are contiguous there.
     bool in_place() const {
       const auto& x = owner.x_;
-      const auto is_one_index = [](const IndexGroup& group) {
-        return std::count_if(group.dims.begin(), group.dims.end(),
-                             [](const GroupDim& dim) { return dim.brick > 1; }) <= 1;
-      };
-      return owner.parts_ == 1 && !owner.scales_ && !owner.adds_ && !owner.symmetric_ &&
-             x.out.dtype == c10::CppTypeToScalarType<acc_t>::value && is_one_index(x.m) &&
-             is_one_index(x.n) && step_of(x.n) <= 1;
+      const int64_t row = x.m.step(&GroupDim::y), col = x.n.step(&GroupDim::y);
+      return owner.parts_ == 1 && !owner.weights_ && !owner.scales_ && !owner.adds_ &&
+             !owner.symmetric_ && x.out.dtype == c10::CppTypeToScalarType<acc_t>::value &&
+             row >= 0 && (col == 0 || col == 1);
     }
 
     std::pair<acc_t*, int64_t> place(int64_t batch, int64_t m_tile, int64_t n_tile) const {
       const auto& x = owner.x_;
       const int64_t offset = x.offsets(batch)[2] + x.m.at(m_tile).y + x.n.at(n_tile).y;
-      return {static_cast<acc_t*>(x.out.data) + offset, step_of(x.m)};
-    }
-
-    // How far neighbours of a group whose bricks take one index lie apart in the result.
-    static int64_t step_of(const IndexGroup& group) {
-      int64_t step = 0;
-      for (const auto& dim : group.dims) step = dim.brick > 1 ? dim.y : step;
-      return step;
+      return {static_cast<acc_t*>(x.out.data) + offset, x.m.step(&GroupDim::y)};
     }
 
     void operator()(int64_t batch, int64_t m_tile, int64_t n_tile, acc_t* tile,
@@ -261,6 +255,13 @@ class Contraction {
       const auto& x = owner.x_;
       const Brick m = x.m.at(m_tile), n = x.n.at(n_tile);
       const int64_t begin = x.offsets(batch)[2];
+      if (owner.weights_) {
+        acc_t* sums = owner.sums_.get() + (batch * x.n.bricks() + n_tile) * row_stride;
+        owner.add_weighed(sums, batch, m_tile, n, tile, row_stride);
+        if (m_tile + 1 < x.m.bricks()) return;
+        if (owner.scales_) owner.scale(sums, 1, n.size, row_stride);
+        return owner.put(begin + n.y, {}, {}, x.n, n, sums, row_stride);
+      }
       if (owner.scales_) owner.scale(tile, m.size, n.size, row_stride);
       owner.put(begin + m.y + n.y, x.m, m, x.n, n, tile, row_stride);
       if (owner.symmetric_ && m_tile != n_tile) {  // once more, with rows for columns
@@ -278,6 +279,28 @@ class Contraction {
       const int64_t outside = group.dims[i].*stride * parts_;
       move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
       step *= brick.extent[i];
+    }
+  }
+
+  // Adds up the rows of a tile, each times its weights.
+  void add_weighed(acc_t* sums, int64_t batch, int64_t m_tile, const Brick& n, const acc_t* tile,
+                   int64_t row_stride) const {
+    using Vec = at::vec::Vectorized<acc_t>;
+    constexpr int64_t kLongest = 32;  // chain of terms
+    const Brick m = x_.m.at(m_tile);
+    const auto weights = make_scratch<acc_t>(m.size * row_stride);
+    pair_->block(batch, m, n, weights.get(), row_stride);
+    for (int64_t row = 0; row < m.size; row += kLongest) {
+      const int64_t end = std::min(row + kLongest, m.size);
+      for (int64_t j = 0; j < n.size;
+           j += Vec::size()) {  // to the end of a vector: rows are padded
+        Vec sum(acc_t(0));
+        for (int64_t i = row; i < end; ++i) {
+          const int64_t at = i * row_stride + j;
+          sum = multiply_add(Vec::loadu(tile + at), Vec::loadu(weights.get() + at), sum);
+        }
+        (m_tile + row > 0 ? Vec::loadu(sums + j) + sum : sum).store(sums + j);
+      }
     }
   }
 
@@ -337,7 +360,10 @@ class Contraction {
   }
 
   Matrices x_;
-  std::optional<PairProduct<acc_t>> pair_;  // while it runs
+  std::optional<ProductTensor> weights_;  // of rows
+  c10::SmallVector<ProductDim, 4> weights_batch_;
+  std::optional<PairProduct<acc_t>> pair_;  // while it runs: the product that is formed, or weights
+  Scratch<acc_t> sums_;                     // of weighed rows
   int64_t wide_bricks_ = 1;                 // of n, on one thread
   acc_t alpha_[2], beta_[2];
   int parts_;

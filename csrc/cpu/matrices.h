@@ -85,6 +85,31 @@ inline Matrices matrices_of_three(const SumOfProducts& problem) {
   return result;
 }
 
+// Of three factors: the first two, and in `weights` the batch indices as the third has them. Its
+// strides along M and N stand in GroupDim::pair.
+inline Matrices matrices_to_weigh(const SumOfProducts& problem,
+                                  c10::SmallVectorImpl<ProductDim>& weights) {
+  Matrices result;
+  result.a = problem.in[0];
+  result.b = problem.in[1];
+  result.out = problem.out;
+  for (const auto& dim : problem.dims) {
+    const auto [a, b, weight] = dim.in;
+    if (dim.out == 0 && b != 0) {
+      result.k.dims.push_back({dim.size, a, b});
+    } else if (dim.out == 0) {
+      result.m.dims.push_back({dim.size, a, 0, {weight, 0}});
+    } else if (a == 0) {
+      result.n.dims.push_back({dim.size, b, dim.out, {weight, 0}});
+    } else {
+      result.batch.push_back(dim);
+      weights.push_back({dim.size, 0, {0, weight, 0}});
+      result.batches *= dim.size;
+    }
+  }
+  return result;
+}
+
 // An estimate of processor cycles, to choose which factor is vectorised over.
 template <typename acc_t>
 double cycles(const Matrices& x) {
