@@ -1,9 +1,7 @@
-// A contraction of two strided tensors, or of one and the product of two others, on the tiled core:
-// packs bricks of their index groups, and scatters finished tiles with alpha, beta and the
-// conversion to the result's dtype.
+// A contraction of two strided tensors, or of three of which two are multiplied by each other as
+// they are packed or as they are finished, on the tiled core: packs bricks of their index groups,
+// and hands over finished tiles.
 #pragma once
-
-#include <c10/util/complex.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -16,6 +14,8 @@
 #include "cpu/factors.h"
 #include "cpu/matrices.h"
 #include "cpu/pair_product.h"
+#include "cpu/row_weights.h"
+#include "cpu/scaled_result.h"
 #include "cpu/tiles.h"
 
 namespace pyext {
@@ -25,13 +25,12 @@ template <typename acc_t>
 class Contraction {
  public:
   Contraction(const SumOfProducts& problem, bool is_complex)
-      : parts_(is_complex ? 2 : 1), symmetric_(problem.symmetric) {
-    read_scalar(problem.alpha, alpha_);
-    read_scalar(problem.beta, beta_);
-    scales_ = alpha_[0] != acc_t(1) || alpha_[1] != acc_t(0);
-    adds_ = beta_[0] != acc_t(0) || beta_[1] != acc_t(0);
+      : result_(problem, is_complex ? 2 : 1),
+        parts_(is_complex ? 2 : 1),
+        symmetric_(problem.symmetric),
+        weighs_rows_(problem.weighs_rows) {
     if (problem.weighs_rows) {
-      weights_ = problem.in[2];
+      weights_tensor_ = problem.in[2];
       x_ = matrices_to_weigh(problem, weights_batch_);
     } else if (problem.factors() == 3) {
       x_ = matrices_of_three(problem);
@@ -45,11 +44,9 @@ class Contraction {
   void run() {
     const TileGrid grid = this->grid();
     if (x_.pair) pair_.emplace(*x_.pair, x_.batch, x_.k, x_.n);
-    if (weights_) {
-      static constexpr acc_t one = 1;
-      const ProductTensor ones{const_cast<acc_t*>(&one), c10::CppTypeToScalarType<acc_t>::value};
-      pair_.emplace(std::array{*weights_, ones}, weights_batch_, x_.m, x_.n);
-      sums_ = make_scratch<acc_t>(x_.batches * x_.n.bricks() * padded_row<acc_t>(grid.cols));
+    if (weighs_rows_) {
+      weights_.emplace(weights_tensor_, weights_batch_, x_.m, x_.n, x_.batches * x_.n.bricks(),
+                       padded_row<acc_t>(grid.cols));
     }
     multiply_tiles<acc_t>(grid, Left{*this}, Right{*this}, Finished{*this},
                           [this](int64_t m, int64_t n) { return symmetric_ && m > n ? -1 : 0; });
@@ -59,7 +56,7 @@ class Contraction {
   // that the blocks that several tiles share stay in cache. The sums of pieces take room of their
   // own.
   int64_t pieces() const {
-    if (weights_) return 1;
+    if (weighs_rows_) return 1;
     const int64_t tiles = x_.batches * wide_bricks_ * x_.m.bricks();
     const int64_t depth = x_.k.size(), results = x_.batches * x_.m.size() * x_.n.size();
     const int64_t bytes = x_.m.size() * depth * static_cast<int64_t>(sizeof(acc_t)) * parts_;
@@ -96,7 +93,7 @@ class Contraction {
     const bool thin = x_.pair && m.size() <= 2 * kMicroRows;
     const int64_t deep =
         thin ? kDepth / 2 : std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
-    k.cut(whole <= deep * 3 / 2 || weights_ ? k.size() : deep / parts_);
+    k.cut(whole <= deep * 3 / 2 || weighs_rows_ ? k.size() : deep / parts_);
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
       n.cut(64);
@@ -147,8 +144,8 @@ class Contraction {
       grid.sums_apart = false;
     }
     grid.in_place = Finished{*this}.in_place();
-    if (weights_) grid.m_group = grid.m_tiles;  // their rows are added up in order
-    if (grid.k_tiles > 1 && !grid.in_place) {   // their tiles are kept until the sum is complete
+    if (weighs_rows_) grid.m_group = grid.m_tiles;  // their rows are added up in order
+    if (grid.k_tiles > 1 && !grid.in_place) {  // their tiles are kept until the sum is complete
       const int64_t tile = grid.rows * grid.cols * static_cast<int64_t>(sizeof(acc_t));
       grid.m_group = std::clamp<int64_t>(kKeptBytes / std::max<int64_t>(tile, 1), 1, grid.m_group);
     }
@@ -189,8 +186,8 @@ class Contraction {
       for (int r = 0; r < parts; ++r) {
         for (int s = 0; s < parts; ++s) {
           MoveDims move;
-          owner.add_brick(move, x.m, m, &GroupDim::x, row_stride, true);
-          owner.add_brick(move, x.k, k, &GroupDim::x, 1, true);
+          add_brick(move, x.m, m, &GroupDim::x, parts, row_stride, true);
+          add_brick(move, x.k, k, &GroupDim::x, parts, 1, true);
           acc_t* to = scratch + r * m.size * row_stride + s * k.size;
           gather(to, x.a, offset * parts + (r ^ s), move);
           if (r < s) {
@@ -217,8 +214,8 @@ class Contraction {
       } else {
         MoveDims move;
         if (parts > 1) move.add(2, 1, k.size * row_stride);
-        owner.add_brick(move, x.k, k, &GroupDim::y, row_stride, true);
-        owner.add_brick(move, x.n, n, &GroupDim::x, 1, true);
+        add_brick(move, x.k, k, &GroupDim::y, parts, row_stride, true);
+        add_brick(move, x.n, n, &GroupDim::x, parts, 1, true);
         gather(scratch, x.b, (x.offsets(batch)[1] + n.x + k.y) * parts, move);
       }
       constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
@@ -239,15 +236,14 @@ class Contraction {
     bool in_place() const {
       const auto& x = owner.x_;
       const int64_t row = x.m.step(&GroupDim::y), col = x.n.step(&GroupDim::y);
-      return owner.parts_ == 1 && !owner.weights_ && !owner.scales_ && !owner.adds_ &&
-             !owner.symmetric_ && x.out.dtype == c10::CppTypeToScalarType<acc_t>::value &&
+      return owner.result_.memory() != nullptr && !owner.weighs_rows_ && !owner.symmetric_ &&
              row >= 0 && (col == 0 || col == 1);
     }
 
     std::pair<acc_t*, int64_t> place(int64_t batch, int64_t m_tile, int64_t n_tile) const {
       const auto& x = owner.x_;
       const int64_t offset = x.offsets(batch)[2] + x.m.at(m_tile).y + x.n.at(n_tile).y;
-      return {static_cast<acc_t*>(x.out.data) + offset, x.m.step(&GroupDim::y)};
+      return {owner.result_.memory() + offset, x.m.step(&GroupDim::y)};
     }
 
     void operator()(int64_t batch, int64_t m_tile, int64_t n_tile, acc_t* tile,
@@ -255,119 +251,33 @@ class Contraction {
       const auto& x = owner.x_;
       const Brick m = x.m.at(m_tile), n = x.n.at(n_tile);
       const int64_t begin = x.offsets(batch)[2];
-      if (owner.weights_) {
-        acc_t* sums = owner.sums_.get() + (batch * x.n.bricks() + n_tile) * row_stride;
-        owner.add_weighed(sums, batch, m_tile, n, tile, row_stride);
+      const ScaledResult<acc_t>& result = owner.result_;
+      if (owner.weighs_rows_) {
+        acc_t* sums =
+            owner.weights_->add(batch * x.n.bricks() + n_tile, batch, m, n, tile, m_tile == 0);
         if (m_tile + 1 < x.m.bricks()) return;
-        if (owner.scales_) owner.scale(sums, 1, n.size, row_stride);
-        return owner.put(begin + n.y, {}, {}, x.n, n, sums, row_stride);
+        result.scale(sums, 1, n.size, row_stride);
+        return result.put(begin + n.y, {}, {}, x.n, n, sums, row_stride);
       }
-      if (owner.scales_) owner.scale(tile, m.size, n.size, row_stride);
-      owner.put(begin + m.y + n.y, x.m, m, x.n, n, tile, row_stride);
+      result.scale(tile, m.size, n.size, row_stride);
+      result.put(begin + m.y + n.y, x.m, m, x.n, n, tile, row_stride);
       if (owner.symmetric_ && m_tile != n_tile) {  // once more, with rows for columns
         const int64_t mirrored = x.n.at(m_tile).y + x.m.at(n_tile).y;
-        owner.put(begin + mirrored, x.n, m, x.m, n, tile, row_stride);
+        result.put(begin + mirrored, x.n, m, x.m, n, tile, row_stride);
       }
     }
   };
 
-  // Adds the indices of a brick to a move between one of the tensors and a packed tile, in which
-  // neighbouring values of the group lie `step` apart.
-  void add_brick(MoveDims& move, const IndexGroup& group, const Brick& brick,
-                 int64_t GroupDim::* stride, int64_t step, bool packs) const {
-    for (int i = group.count() - 1; i >= 0; --i) {
-      const int64_t outside = group.dims[i].*stride * parts_;
-      move.add(brick.extent[i], packs ? outside : step, packs ? step : outside);
-      step *= brick.extent[i];
-    }
-  }
-
-  // Adds up the rows of a tile, each times its weights.
-  void add_weighed(acc_t* sums, int64_t batch, int64_t m_tile, const Brick& n, const acc_t* tile,
-                   int64_t row_stride) const {
-    using Vec = at::vec::Vectorized<acc_t>;
-    constexpr int64_t kLongest = 32;  // chain of terms
-    const Brick m = x_.m.at(m_tile);
-    const auto weights = make_scratch<acc_t>(m.size * row_stride);
-    pair_->block(batch, m, n, weights.get(), row_stride);
-    for (int64_t row = 0; row < m.size; row += kLongest) {
-      const int64_t end = std::min(row + kLongest, m.size);
-      for (int64_t j = 0; j < n.size;
-           j += Vec::size()) {  // to the end of a vector: rows are padded
-        Vec sum(acc_t(0));
-        for (int64_t i = row; i < end; ++i) {
-          const int64_t at = i * row_stride + j;
-          sum = multiply_add(Vec::loadu(tile + at), Vec::loadu(weights.get() + at), sum);
-        }
-        (m_tile + row > 0 ? Vec::loadu(sums + j) + sum : sum).store(sums + j);
-      }
-    }
-  }
-
-  // Writes a tile of m.size x n.size values to the result, whose strides the groups give.
-  void put(int64_t offset, const IndexGroup& rows, const Brick& m, const IndexGroup& cols,
-           const Brick& n, const acc_t* tile, int64_t row_stride) const {
-    MoveDims move;
-    if (parts_ > 1) move.add(2, m.size * row_stride, 1);
-    add_brick(move, rows, m, &GroupDim::y, row_stride, false);
-    add_brick(move, cols, n, &GroupDim::y, 1, false);
-    if (!adds_) return scatter(x_.out, offset * parts_, tile, move);
-    const auto sum = make_scratch<acc_t>(m.size * parts_ * row_stride);
-    gather(sum.get(), x_.out, offset * parts_, move.reversed());
-    for (int64_t i = 0; i < m.size; ++i) {
-      acc_t* re = sum.get() + i * row_stride;
-      const acc_t* added = tile + i * row_stride;
-      if (parts_ == 1) {
-        for (int64_t j = 0; j < n.size; ++j) re[j] = beta_[0] * re[j] + added[j];
-      } else {
-        acc_t* im = re + m.size * row_stride;
-        const acc_t* added_im = added + m.size * row_stride;
-        for (int64_t j = 0; j < n.size; ++j) {
-          const acc_t x = re[j], y = im[j];
-          re[j] = beta_[0] * x - beta_[1] * y + added[j];
-          im[j] = beta_[0] * y + beta_[1] * x + added_im[j];
-        }
-      }
-    }
-    scatter(x_.out, offset * parts_, sum.get(), move);
-  }
-
-  void scale(acc_t* tile, int64_t rows, int64_t cols, int64_t row_stride) const {
-    for (int64_t i = 0; i < rows; ++i) {
-      acc_t* re = tile + i * row_stride;
-      if (parts_ == 1) {
-        for (int64_t j = 0; j < cols; ++j) re[j] *= alpha_[0];
-      } else {
-        acc_t* im = re + rows * row_stride;
-        for (int64_t j = 0; j < cols; ++j) {
-          const acc_t x = re[j], y = im[j];
-          re[j] = alpha_[0] * x - alpha_[1] * y;
-          im[j] = alpha_[0] * y + alpha_[1] * x;
-        }
-      }
-    }
-  }
-
-  static void read_scalar(const c10::Scalar& scalar, acc_t (&parts)[2]) {
-    if (scalar.isComplex()) {
-      const auto value = scalar.toComplexDouble();
-      parts[0] = static_cast<acc_t>(value.real());
-      parts[1] = static_cast<acc_t>(value.imag());
-    } else {
-      parts[0] = scalar.to<acc_t>();
-      parts[1] = acc_t(0);
-    }
-  }
-
   Matrices x_;
-  std::optional<ProductTensor> weights_;  // of rows
+  ScaledResult<acc_t> result_;
+  ProductTensor weights_tensor_{};  // of rows
   c10::SmallVector<ProductDim, 4> weights_batch_;
-  std::optional<PairProduct<acc_t>> pair_;  // while it runs: the product that is formed, or weights
-  Scratch<acc_t> sums_;                     // of weighed rows
-  int64_t wide_bricks_ = 1;                 // of n, on one thread
-  acc_t alpha_[2], beta_[2];
+  // While it runs.
+  std::optional<PairProduct<acc_t>> pair_;
+  std::optional<RowWeights<acc_t>> weights_;
+  int64_t wide_bricks_ = 1;  // of n, on one thread
   int parts_;
-  bool symmetric_, scales_, adds_;
+  bool symmetric_, weighs_rows_;
 };
 
 }  // namespace
