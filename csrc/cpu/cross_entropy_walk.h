@@ -91,7 +91,7 @@ struct Soon {
   const char* written;  // or null
   int64_t width;
 
-  void fetch(int64_t i) const { __builtin_prefetch(read + i * width, /*write=*/0, /*locality=*/0); }
+  void fetch(int64_t i) const { __builtin_prefetch(read + i * width); }
   void claim(int64_t i) const {
     if (written != nullptr) __builtin_prefetch(written + i * width, /*write=*/1);
   }
