@@ -2,6 +2,7 @@
 // the threads; each tensor's share of it is walked in units whose bounds depend on the tensor
 // alone, so that sums over elements have the same bits on any number of threads.
 #include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
 #include <vector>
@@ -70,29 +71,44 @@ void fused_adam_kernel(const AdamProblem& p, AdamTelemetry* telemetry) {
 // Squares of a unit in float64, and 0 or NaN.
 template <typename acc_t>
 AdamNorm norm_of(const AdamOperand& grad, int64_t first, int64_t count) {
-  constexpr int kLanes = 16;
-  double squares[kLanes] = {};
-  acc_t poisons[kLanes] = {};
+  using Vec = at::vec::Vectorized<acc_t>;
+  using Wide = at::vec::Vectorized<double>;
+  constexpr int kParts = Vec::size() / Wide::size();
+  Wide squares[kParts];
+  for (Wide& part : squares) part = Wide(0);
+  Vec poisons(0);
   alignas(64) acc_t scratch[kAdamBlock];
   for (int64_t begin = first; begin < first + count; begin += kAdamBlock) {
     const int64_t n = std::min(kAdamBlock, first + count - begin);
     const acc_t* g = fetch(grad, begin, n, scratch);
-    const auto add = [&](int64_t i, int lanes) {
-      for (int lane = 0; lane < lanes; ++lane) {
-        const acc_t x = g[i + lane];
-        squares[lane] += double{x} * double{x};
-        poisons[lane] += x - x;
+    const auto add = [&](const Vec& x) {
+      if constexpr (kParts == 1) {
+        squares[0] = at::vec::fmadd(x, x, squares[0]);
+      } else {
+        const at::vec::VectorizedN<double, kParts> wide =
+            at::vec::convert<double, kParts, acc_t, 1>(at::vec::VectorizedN<acc_t, 1>(x));
+        for (int k = 0; k < kParts; ++k) {
+          squares[k] = at::vec::fmadd(wide[k], wide[k], squares[k]);
+        }
       }
+      poisons = poisons + (x - x);
     };
     int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) add(i, kLanes);
-    add(i, static_cast<int>(n - i));
+    for (; i + Vec::size() <= n; i += Vec::size()) {
+      __builtin_prefetch(g + i + kAdamBlock);
+      add(Vec::loadu(g + i));
+    }
+    if (i < n) add(Vec::loadu(g + i, static_cast<int>(n - i)));  // and zeros
   }
   AdamNorm result;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    result.square_sum += squares[lane];
-    result.poison += poisons[lane];
+  for (int k = 0; k < kParts; ++k) {
+    double lanes[Wide::size()];
+    squares[k].store(lanes);
+    for (const double lane : lanes) result.square_sum += lane;
   }
+  acc_t lanes[Vec::size()];
+  poisons.store(lanes);
+  for (const acc_t lane : lanes) result.poison += lane;
   return result;
 }
 
