@@ -7,9 +7,9 @@
 #include <torch/library.h>
 
 #include "arithmetic.h"
-#include "huge_pages.h"
 #include "packed_triangle.h"
 #include "pooling_checks.h"
+#include "result_memory.h"
 
 namespace pyext {
 
@@ -43,11 +43,10 @@ Pair forward(const at::Tensor& x, const OptionalTensor& y, std::optional<double>
   const auto options = checked(x, y, scale, eps, signed_sqrt, l2, packed, center);
   const at::OptionalDeviceGuard guard(at::device_of(x));
   const int64_t batch = x.size(0), rows = x.size(1), cols = y ? y->size(1) : rows;
-  auto out = packed ? at::empty({batch, packed_size(rows)}, x.options())
-                    : at::empty({batch, rows, cols}, x.options());
+  auto out = packed ? empty_result({batch, packed_size(rows)}, x.options())
+                    : empty_result({batch, rows, cols}, x.options());
   auto norm = at::empty({batch}, x.options().dtype(arithmetic_of(x)));
   if (batch == 0) return {out, norm};
-  advise_huge_pages(out);
   bilinear_pool_stub(x.device().type(), out, norm, x, y.value_or(at::Tensor()), options);
   return {out, norm};
 }

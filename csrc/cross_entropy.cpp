@@ -4,7 +4,6 @@
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/util/irange.h>
 
@@ -12,7 +11,7 @@
 #include "cross_entropy_boxed.h"
 #include "cross_entropy_checks.h"
 #include "cross_entropy_prepare.h"
-#include "huge_pages.h"
+#include "result_memory.h"
 
 namespace pyext {
 
@@ -25,11 +24,7 @@ KernelStub<void(const CrossEntropyProblem&, const void*, void*, at::ScalarType)>
 
 namespace {
 
-at::Tensor fresh_gradient(const at::Tensor& input) {
-  auto gradient = at::empty_like(input, at::MemoryFormat::Preserve);
-  advise_huge_pages(gradient);
-  return gradient;
-}
+at::Tensor fresh_gradient(const at::Tensor& input) { return empty_result_like(input); }
 
 // Adds up in blocks of rows, whatever the number of threads; the order is part of the result.
 template <typename scalar_t>

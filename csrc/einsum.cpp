@@ -2,18 +2,17 @@
 #include "einsum.h"
 
 #include <ATen/DeviceGuard.h>
+#include <ATen/core/Formatting.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/TypeProperties.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
 #include "einsum_matmul.h"
 #include "einsum_plan_cache.h"
-#include "huge_pages.h"
 #include "memory_overlap.h"
+#include "result_memory.h"
 
 namespace pyext {
 namespace {
@@ -128,8 +127,7 @@ void run(const Call& call, const at::Tensor& result, const c10::Scalar& alpha,
     const bool last = step.result < 0;
     at::Tensor to = result;
     if (!last) {
-      to = at::empty({step.elements}, result.options().dtype(plan.arithmetic));
-      advise_huge_pages(to);
+      to = empty_result({step.elements}, result.options().dtype(plan.arithmetic));
     }
     // On a GPU the tiles' kernel calls cuBLAS itself, for all but 16-bit types.
     const bool by_torch = step.lowering == Lowering::kMatmul &&
@@ -175,9 +173,8 @@ at::Tensor einsum_entry(c10::string_view equation, at::TensorList operands,
   const Call call = prepare(text, operands, options, at::Tensor());
   check_scale("alpha", alpha, call.dtype, text);
   const TensorLayout& planned = call.plan->result;
-  const at::Tensor result =
-      at::empty_strided(planned.sizes, planned.strides, operands[0].options().dtype(planned.dtype));
-  advise_huge_pages(result);
+  const at::Tensor result = empty_strided_result(planned.sizes, planned.strides,
+                                                 operands[0].options().dtype(planned.dtype));
   run(call, result, alpha, 0);
   return result.to(call.dtype);
 }

@@ -3,12 +3,11 @@
 
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "huge_pages.h"
 #include "packed_triangle.h"
 #include "pooling_checks.h"
+#include "result_memory.h"
 
 namespace pyext {
 
@@ -30,10 +29,9 @@ at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
   check(x, iterations);
   const at::OptionalDeviceGuard guard(at::device_of(x));
   const int64_t batch = x.size(0), rows = x.size(1);
-  auto out = packed ? at::empty({batch, packed_size(rows)}, x.options())
-                    : at::empty({batch, rows, rows}, x.options());
+  auto out = packed ? empty_result({batch, packed_size(rows)}, x.options())
+                    : empty_result({batch, rows, rows}, x.options());
   if (batch == 0) return out;
-  advise_huge_pages(out);
   matrix_sqrt_pool_stub(x.device().type(), out, x, iterations, packed);
   return out;
 }

@@ -1,9 +1,7 @@
 // What the pooling ops ask of the features they are given, and the memory of the gradients.
 #include "pooling_checks.h"
 
-#include <ATen/ops/empty.h>
-
-#include "huge_pages.h"
+#include "result_memory.h"
 
 namespace pyext {
 namespace {
@@ -39,10 +37,6 @@ void check_features(const char* op, const at::Tensor& x, const std::optional<at:
   if (y) check_second(op, *y, x);
 }
 
-at::Tensor fresh_gradient(const at::Tensor& x) {
-  auto gradient = at::empty(x.sizes(), x.options());
-  advise_huge_pages(gradient);
-  return gradient;
-}
+at::Tensor fresh_gradient(const at::Tensor& x) { return empty_result(x.sizes(), x.options()); }
 
 }  // namespace pyext

@@ -6,7 +6,7 @@
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <torch/library.h>
 
-#include "huge_pages.h"
+#include "result_memory.h"
 
 namespace pyext {
 
@@ -20,9 +20,12 @@ namespace {
 void compute(at::Tensor& out, const at::Tensor& self, double eps) {
   TORCH_CHECK_VALUE(eps >= 0, "signed_sqrt: expected eps >= 0, got ", eps);
   const at::OptionalDeviceGuard guard(at::device_of(self));
-  const bool fresh = !out.defined();
+  if (!out.defined() && self.is_contiguous()) {
+    const bool is_integral = c10::isIntegralType(self.scalar_type(), /*includeBool=*/true);
+    const auto dtype = is_integral ? c10::get_default_dtype() : self.dtype();
+    out = empty_result(self.sizes(), self.options().dtype(dtype));
+  }
   auto iter = at::TensorIterator::unary_float_op(out, self);
-  if (fresh) advise_huge_pages(iter.output());
   signed_sqrt_stub(iter.device_type(), iter, eps);
   out = iter.output();
 }
@@ -46,8 +49,10 @@ at::Tensor& out_entry(const at::Tensor& self, double eps, at::Tensor& out) {
 at::Tensor backward_entry(const at::Tensor& grad, const at::Tensor& result) {
   const at::OptionalDeviceGuard guard(at::device_of(result));
   at::Tensor out;
+  if (grad.is_contiguous() && result.is_contiguous() && grad.sizes() == result.sizes()) {
+    out = empty_result(result.sizes(), result.options());
+  }
   auto iter = at::TensorIterator::binary_op(out, grad, result);
-  advise_huge_pages(iter.output());
   signed_sqrt_backward_stub(iter.device_type(), iter);
   return iter.output();
 }

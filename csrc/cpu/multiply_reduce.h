@@ -55,8 +55,10 @@ class MultiplyReduce {
  private:
   static constexpr int64_t kGrain = 16384, kWidth = at::vec::Vectorized<T>::size();
 
+  // As many as leave the sums, or what is packed, in the first cache.
   int64_t lanes_per_chunk() const {
-    if (!x_.packs) return kLanes;
+    constexpr int64_t kLanesOfProducts = 16384;
+    if (!x_.packs) return x_.summed.empty() ? kLanesOfProducts : kLanes;
     return std::clamp<int64_t>(kPacked / x_.brick_size() / kWidth * kWidth, kWidth, kLanes);
   }
 
@@ -172,8 +174,8 @@ class MultiplyReduce {
     with_vectors([&](auto vectors) {
       for (int64_t r = 0; r < rows; ++r) {
         Vec sum(T(0));
-        T rest(0), scalar(1);
-        for (int f = vectors; f < x_.factors; ++f) scalar = scalar * *x[f];
+        T rest(0);
+        const T scalar = product_of<vectors>(x, x_.factors, 0, {});
         if constexpr (vectors > 0) {
           sum_along<T, vectors, 1>(&sum, &rest, x_.lane.size, x, {}, &scalar);
         }

@@ -1,0 +1,155 @@
+// Memory for results on the CPU.
+#include "result_memory.h"
+
+#include <ATen/EmptyTensor.h>
+#include <ATen/ExpandUtils.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <c10/core/CPUAllocator.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace pyext {
+namespace {
+
+#if defined(MADV_FREE) && defined(MADV_HUGEPAGE)
+
+constexpr size_t kHugePage = size_t{1} << 21;
+
+struct Block {
+  char* memory;
+  size_t capacity;
+};
+
+// Whole huge pages, or no memory. Where the kernel declines the advice, the pages stay small.
+Block map(size_t bytes) {
+  const size_t capacity = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  void* mapped = mmap(nullptr, capacity + kHugePage, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, "pyext: cannot allocate ", bytes,
+                   " bytes for a result");
+  char* begin = static_cast<char*>(mapped);
+  const size_t skipped = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
+  if (skipped > 0) munmap(begin, skipped);
+  munmap(begin + skipped + capacity, kHugePage - skipped);
+  madvise(begin + skipped, capacity, MADV_HUGEPAGE);
+  return {begin + skipped, capacity};
+}
+
+// Blocks that nobody uses. A thread that finds it locked, or a child that was forked while it was,
+// does without.
+class Kept {
+ public:
+  bool take(size_t bytes, Block& block) {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return false;
+    for (size_t i = blocks_.size(); i-- > 0;) {
+      if (blocks_[i].capacity < bytes || blocks_[i].capacity > bytes + bytes / 4 + kHugePage)
+        continue;
+      block = blocks_[i];
+      blocks_.erase(blocks_.begin() + static_cast<int64_t>(i));
+      return true;
+    }
+    return false;
+  }
+
+  void give(Block block) {
+    if (madvise(block.memory, block.capacity, MADV_FREE) == 0) {
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (lock) {
+        blocks_.push_back(block);
+        if (blocks_.size() <= kMost) return;
+        block = blocks_.front();
+        blocks_.erase(blocks_.begin());
+      }
+    }
+    munmap(block.memory, block.capacity);
+  }
+
+ private:
+  static constexpr size_t kMost = 8;
+  std::mutex mutex_;
+  std::vector<Block> blocks_;
+};
+
+Kept& kept() {
+  static Kept* const blocks = new Kept;  // results may be freed after static objects are
+  return *blocks;
+}
+
+void release(void* context) {
+  auto* block = static_cast<Block*>(context);
+  c10::profiledCPUMemoryReporter().Delete(block->memory);
+  kept().give(*block);
+  delete block;
+}
+
+struct ResultAllocator final : c10::Allocator {
+  c10::DataPtr allocate(size_t bytes) override {
+    Block block;
+    if (!kept().take(bytes, block)) block = map(bytes);
+    c10::profiledCPUMemoryReporter().New(block.memory, bytes);
+    return {block.memory, new Block(block), &release, c10::Device(c10::kCPU)};
+  }
+
+  void copy_data(void* to, const void* from, size_t bytes) const override {
+    default_copy_data(to, from, bytes);
+  }
+};
+
+// The allocator for so many bytes, or null: malloc keeps small memory itself.
+c10::Allocator* allocator_for(size_t bytes) {
+  constexpr size_t kLeast = size_t{4} << 20;
+  static ResultAllocator allocator;
+  static const char* const setting = std::getenv("PYEXT_REUSE_MEMORY");
+  static const bool reuses = setting == nullptr || std::strcmp(setting, "0") != 0;
+  return reuses && bytes >= kLeast ? &allocator : nullptr;
+}
+
+#else
+
+c10::Allocator* allocator_for(size_t) { return nullptr; }
+
+#endif
+
+}  // namespace
+
+at::Tensor empty_strided_result(at::IntArrayRef sizes, at::IntArrayRef strides,
+                                const at::TensorOptions& options) {
+  const auto dtype = c10::typeMetaToScalarType(options.dtype());
+  if (options.device().is_cpu()) {
+    const size_t bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype));
+    if (c10::Allocator* allocator = allocator_for(bytes)) {
+      const c10::DispatchKeySet keys(c10::DispatchKey::CPU);
+      return at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
+    }
+  }
+  return at::empty_strided(sizes, strides, options);
+}
+
+at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  c10::SmallVector<int64_t, 6> strides(sizes.size());
+  int64_t stride = 1;
+  for (size_t d = sizes.size(); d-- > 0;) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(sizes[d], 1);
+  }
+  return empty_strided_result(sizes, strides, options);
+}
+
+at::Tensor empty_result_like(const at::Tensor& x) {
+  if (x.is_non_overlapping_and_dense()) {
+    return empty_strided_result(x.sizes(), x.strides(), x.options());
+  }
+  return empty_strided_result(x.sizes(), at::infer_dense_strides(x.sizes(), x.strides()),
+                              x.options());
+}
+
+}  // namespace pyext
