@@ -16,7 +16,7 @@ from benchmarks.terminal import TIMES, duration
 
 ROW = 0.2  # inches
 WITH_FLOOR = "beside the floor"  # of ops whose cases come in no groups
-NO_FLOOR = "too small for a floor: beside native best"
+NO_FLOOR = "too small for a floor: beside the best of torch"
 SIZES = {EAGER: 6.0, BEST: 4.0, COMPILED: 4.0, OURS: 7.0}  # of the dots, the last on top
 SLOWER = "#d1495b"
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -54,8 +54,10 @@ def draw(run: Run, op: str, file: Path) -> None:
             bottom = top + len(cases) + 0.6
             axes.plot([1, 1], [top + 0.4, bottom], color="0.2", linewidth=0.8, zorder=1)
             top += len(cases) + 2
-        _frame(axes, top - 1)
-        title = f"{op}: time over the floor, on {run.machine.title}  ·  {run.date}"
+        cases = [case for section in sections.values() for case in section]
+        _frame(axes, top - 1, cases)
+        over = "the floor" if any(case.has_floor for case in cases) else "the best of torch"
+        title = f"{op}: time over {over}, on {run.machine.title}  ·  {run.date}"
         axes.text(EQUATION, 1 + 5.2 / rows, title, transform=axes.transAxes, weight="bold")
         figure.savefig(file, dpi=150, bbox_inches="tight")
         plt.close(figure)
@@ -100,7 +102,7 @@ def _row(axes: Axes, row: float, case: CaseResult) -> None:
     _beside(axes, SPEEDUP, row, ratio, ha="right", fontsize=7, weight="bold", **style)
 
 
-def _frame(axes: Axes, bottom: float) -> None:
+def _frame(axes: Axes, bottom: float, cases: Sequence[CaseResult]) -> None:
     """The axis on top, where a reader starts, and what the colours mean."""
     axes.set_ylim(bottom, -0.8)
     axes.set_xscale("log")
@@ -115,8 +117,10 @@ def _frame(axes: Axes, bottom: float) -> None:
         spine.set_visible(False)
     axes.grid(axis="x", color="0.93")
     for name in SIZES:
-        axes.plot([], [], "o", color=COLORS[name], markersize=SIZES[name], label=name)
-    axes.plot([], [], color="0.2", linewidth=0.8, label="floor (or native best)")
+        if any(one.seconds for case in cases if (one := case[name])):
+            axes.plot([], [], "o", color=COLORS[name], markersize=SIZES[name], label=name)
+    line = "floor" if any(case.has_floor for case in cases) else "best of torch"
+    axes.plot([], [], color="0.2", linewidth=0.8, label=line)
     heads = ((TORCH_TIME, EAGER), (OUR_TIME, OURS), (SPEEDUP, "faster"))
     for x, text in heads:
         _beside(axes, x, -1.4, text, ha="right", fontsize=7, color="0.35")
