@@ -84,7 +84,11 @@ bool matmul_is_faster(const SumOfProducts& problem) {
   if (c10::isReducedFloatingType(dtype)) {
     return problem.dtype == at::kFloat && std::min({views.m, views.n, views.k}) >= kLeast16Bit;
   }
-  if (problem.dtype != dtype || c10::isIntegralType(dtype, true) || !views.as_they_lie) {
+  // Long sums of few results: tiles keep more of their digits.
+  constexpr int64_t kLong = 1024, kFew = 512;
+  const bool long_sums = views.k >= kLong && std::min(views.m, views.n) < kFew;
+  if (problem.dtype != dtype || c10::isIntegralType(dtype, true) || !views.as_they_lie ||
+      long_sums) {
     return false;
   }
   const double flops = views.flops_of_one();

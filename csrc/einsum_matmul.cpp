@@ -4,9 +4,17 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
 #include <algorithm>
+
+// Where torch is built with MKL, its library has this.
+extern "C" int MKL_Set_Num_Threads_Local(int threads) __attribute__((weak));
 
 namespace pyext {
 namespace {
@@ -23,8 +31,7 @@ Range stretch(int64_t size, int64_t count, int64_t i, int64_t step) {
 }
 
 // Products of matrices as they lie, in tasks: blocks of large ones, groups of small ones. Each task
-// is done on one thread, and there are two at least, since BLAS adds in an order that depends on
-// how many threads it has.
+// is done on one thread, and what they are does not depend on how many threads there are.
 class Tasks {
  public:
   explicit Tasks(const MatmulViews& views)
@@ -95,13 +102,46 @@ class Tasks {
   int64_t outer_ = 1, groups_ = 0, row_blocks_ = 1, col_blocks_ = 1;
 };
 
+// While it lives, BLAS takes this thread alone: else it would add in an order that depends on how
+// many there are, also where they have work already. MKL and oneDNN each ask for themselves.
+class OneThread {
+ public:
+  OneThread() {
+    if (MKL_Set_Num_Threads_Local != nullptr) mkl_ = MKL_Set_Num_Threads_Local(1);
+#if defined(_OPENMP)
+    omp_ = omp_get_max_threads();
+    omp_set_num_threads(1);
+#endif
+  }
+  ~OneThread() {
+    if (MKL_Set_Num_Threads_Local != nullptr) MKL_Set_Num_Threads_Local(mkl_);
+#if defined(_OPENMP)
+    omp_set_num_threads(omp_);
+#endif
+  }
+  OneThread(const OneThread&) = delete;
+
+ private:
+  int mkl_ = 0;
+#if defined(_OPENMP)
+  int omp_;
+#endif
+};
+
 void multiply_as_they_lie(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
                           const at::Tensor& result) {
   const Tasks tasks(views);
   at::parallel_for(0, tasks.count(), 1, [&](int64_t begin, int64_t end) {
     const at::AutoDispatchBelowADInplaceOrView guard;  // other threads have states of their own
+    const OneThread one_thread;
     for (int64_t task = begin; task < end; ++task) tasks.run(task, a, b, result);
   });
+}
+
+TensorLayout layout_of(const at::Tensor& x) {
+  return {{x.sizes().begin(), x.sizes().end()},
+          {x.strides().begin(), x.strides().end()},
+          x.scalar_type()};
 }
 
 void multiply_copies(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
@@ -112,23 +152,28 @@ void multiply_copies(const MatmulViews& views, const at::Tensor& a, const at::Te
   const at::Tensor left = view(a, views.a).reshape({views.batch, views.m, views.k});
   const at::Tensor right = view(b, views.b).reshape({views.batch, views.k, views.n});
   const at::Tensor out = view(result, views.out);
-  if (out.is_contiguous() && views.batch == 1) {  // takes less memory than a batch of one
-    at::Tensor matrix = out.view({views.m, views.n});
-    at::mm_out(matrix, left[0], right[0]);
-  } else if (out.is_contiguous()) {
-    at::Tensor matrix = out.view({views.batch, views.m, views.n});
-    at::bmm_out(matrix, left, right);
+  const bool in_place = out.is_contiguous();
+  at::Tensor matrices = in_place ? out.view({views.batch, views.m, views.n})
+                                 : at::empty({views.batch, views.m, views.n}, result.options());
+  if (result.is_cpu()) {
+    MatmulViews copies = views;
+    copies.a = layout_of(left);
+    copies.b = layout_of(right);
+    copies.out = layout_of(matrices);
+    copies.is_dense = views.batch > 1;
+    multiply_as_they_lie(copies, left, right, matrices);
   } else {
-    out.copy_(at::bmm(left, right).view(views.out.sizes));
+    at::bmm_out(matrices, left, right);
   }
+  if (!in_place) out.copy_(matrices.view(views.out.sizes));
 }
 
 }  // namespace
 
 void run_matmul(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
                 const at::Tensor& result) {
-  const bool is_half = c10::isReducedFloatingType(result.scalar_type());
-  (views.as_they_lie && !is_half ? multiply_as_they_lie : multiply_copies)(views, a, b, result);
+  const bool in_tasks = views.as_they_lie && result.is_cpu();
+  (in_tasks ? multiply_as_they_lie : multiply_copies)(views, a, b, result);
 }
 
 }  // namespace pyext

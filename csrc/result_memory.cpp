@@ -23,12 +23,20 @@ namespace {
 
 constexpr size_t kHugePage = size_t{1} << 21;
 
+// Where the kernel declines, the pages stay small.
+void advise_huge_pages(void* memory, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(memory);
+  const auto first = (begin + kHugePage - 1) / kHugePage * kHugePage;
+  const auto last = (begin + bytes) / kHugePage * kHugePage;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+}
+
 struct Block {
   char* memory;
   size_t capacity;
 };
 
-// Whole huge pages, or no memory. Where the kernel declines the advice, the pages stay small.
+// Whole huge pages.
 Block map(size_t bytes) {
   const size_t capacity = (bytes + kHugePage - 1) / kHugePage * kHugePage;
   void* mapped = mmap(nullptr, capacity + kHugePage, PROT_READ | PROT_WRITE,
@@ -39,7 +47,7 @@ Block map(size_t bytes) {
   const size_t skipped = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
   if (skipped > 0) munmap(begin, skipped);
   munmap(begin + skipped + capacity, kHugePage - skipped);
-  madvise(begin + skipped, capacity, MADV_HUGEPAGE);
+  advise_huge_pages(begin + skipped, capacity);
   return {begin + skipped, capacity};
 }
 
@@ -104,9 +112,9 @@ struct ResultAllocator final : c10::Allocator {
   }
 };
 
-// The allocator for so many bytes, or null: malloc keeps small memory itself.
+// The allocator for so many bytes, or null: what malloc keeps itself need not be marked free.
 c10::Allocator* allocator_for(size_t bytes) {
-  constexpr size_t kLeast = size_t{4} << 20;
+  constexpr size_t kLeast = size_t{16} << 20;
   static ResultAllocator allocator;
   static const char* const setting = std::getenv("PYEXT_REUSE_MEMORY");
   static const bool reuses = setting == nullptr || std::strcmp(setting, "0") != 0;
@@ -115,6 +123,7 @@ c10::Allocator* allocator_for(size_t bytes) {
 
 #else
 
+void advise_huge_pages(void*, size_t) {}
 c10::Allocator* allocator_for(size_t) { return nullptr; }
 
 #endif
@@ -124,14 +133,15 @@ c10::Allocator* allocator_for(size_t) { return nullptr; }
 at::Tensor empty_strided_result(at::IntArrayRef sizes, at::IntArrayRef strides,
                                 const at::TensorOptions& options) {
   const auto dtype = c10::typeMetaToScalarType(options.dtype());
-  if (options.device().is_cpu()) {
-    const size_t bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype));
-    if (c10::Allocator* allocator = allocator_for(bytes)) {
-      const c10::DispatchKeySet keys(c10::DispatchKey::CPU);
-      return at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
-    }
+  const size_t bytes = at::detail::computeStorageNbytes(sizes, strides, c10::elementSize(dtype));
+  c10::Allocator* const allocator = options.device().is_cpu() ? allocator_for(bytes) : nullptr;
+  if (allocator != nullptr) {
+    const c10::DispatchKeySet keys(c10::DispatchKey::CPU);
+    return at::detail::empty_strided_generic(sizes, strides, allocator, keys, dtype);
   }
-  return at::empty_strided(sizes, strides, options);
+  const at::Tensor result = at::empty_strided(sizes, strides, options);
+  if (result.is_cpu()) advise_huge_pages(result.data_ptr(), bytes);
+  return result;
 }
 
 at::Tensor empty_result(at::IntArrayRef sizes, const at::TensorOptions& options) {

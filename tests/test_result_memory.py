@@ -10,7 +10,7 @@ import torch
 import pyext
 from tests.memory import peak_bytes
 
-LARGE = 3 << 20  # floats: 12 MiB
+LARGE = 5 << 20  # floats: 20 MiB
 
 
 def result(size=LARGE):
@@ -58,7 +58,7 @@ def test_threads_and_forks_share_it():
 import os, threading, torch, pyext
 def work():
     for i in range(20):
-        x = pyext.signed_sqrt(torch.full((3 << 20,), float(i)))
+        x = pyext.signed_sqrt(torch.full((5 << 20,), float(i)))
         assert abs(float(x[0]) - i ** 0.5) < 1e-4 and bool((x == x[0]).all())
 threads = [threading.Thread(target=work) for _ in range(4)]
 [t.start() for t in threads]
