@@ -11,6 +11,12 @@ struct TensorLayout {
   at::ScalarType dtype;
 };
 
+inline TensorLayout layout_of(const at::Tensor& x) {
+  return {{x.sizes().begin(), x.sizes().end()},
+          {x.strides().begin(), x.strides().end()},
+          x.scalar_type()};
+}
+
 // A matrix product for BLAS: how to see one factor as batch x M x K, the other as batch x K x N.
 struct MatmulViews {
   TensorLayout a, b, out;

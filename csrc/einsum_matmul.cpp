@@ -138,12 +138,6 @@ void multiply_as_they_lie(const MatmulViews& views, const at::Tensor& a, const a
   });
 }
 
-TensorLayout layout_of(const at::Tensor& x) {
-  return {{x.sizes().begin(), x.sizes().end()},
-          {x.strides().begin(), x.strides().end()},
-          x.scalar_type()};
-}
-
 void multiply_copies(const MatmulViews& views, const at::Tensor& a, const at::Tensor& b,
                      const at::Tensor& result) {
   const auto view = [](const at::Tensor& x, const TensorLayout& layout) {

@@ -7,12 +7,6 @@
 namespace pyext {
 namespace {
 
-TensorLayout layout_of(const at::Tensor& x) {
-  return {{x.sizes().begin(), x.sizes().end()},
-          {x.strides().begin(), x.strides().end()},
-          x.scalar_type()};
-}
-
 // Everything that a plan depends on but the equation, as numbers.
 struct PlanKey {
   std::string equation;
