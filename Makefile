@@ -29,9 +29,11 @@ help: ## Say what there is
 demo: $(VENV)/.ready-demo ## Train two small models with torch's ops and with pyext's, write demo.png
 	@$(PY) -m examples.demo
 
+# Tests beside each other have more threads than there are processors: theirs must not wait spinning.
 test: $(VENV)/.ready-dev lint ## Build, run all tests for every instruction set, lint, compile CUDA
 	PYEXT_WERROR=1 $(PY) -m pyext build --isa all
-	$(PY) -m pytest --doctest-glob='*.md' README.md docs tests
+	OMP_WAIT_POLICY=passive $(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal \
+	    --doctest-glob='*.md' README.md docs tests
 	@lower="$$($(PY) -c "$$LOWER_SETS")"; \
 	[ -z "$$lower" ] || $(MAKE) --no-print-directory --jobs --output-sync $$lower
 	@$(MAKE) --no-print-directory cuda-sources

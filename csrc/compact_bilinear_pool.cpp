@@ -1,9 +1,9 @@
 // compact_bilinear_pool: checks, outputs and device entries. The kernels are in csrc/cpu and cuda.
 #include "compact_bilinear_pool.h"
 
-#include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include "arithmetic.h"

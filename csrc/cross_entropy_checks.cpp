@@ -1,7 +1,8 @@
 // The checks of cross_entropy; the table of bad input is in the docstring of pyext.cross_entropy.
 #include "cross_entropy_checks.h"
 
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/all.h>
 
 #include <cmath>
 

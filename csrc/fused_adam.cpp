@@ -2,7 +2,6 @@
 // csrc/python steps without them, on the same kernels.
 #include "fused_adam.h"
 
-#include <ATen/ATen.h>
 #include <ATen/DeviceGuard.h>
 #include <c10/util/irange.h>
 #include <torch/library.h>

@@ -2,8 +2,8 @@
 // transposed and channels_last parameters are walked straight; else that of its indices.
 #include "fused_adam_layout.h"
 
-#include <ATen/ATen.h>
 #include <ATen/MemoryOverlap.h>
+#include <ATen/ops/view_as_real.h>
 #include <c10/util/irange.h>
 
 #include <algorithm>

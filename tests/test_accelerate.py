@@ -135,7 +135,11 @@ def generator():
     yield
 
 
-@pytest.mark.parametrize("what", [nn.Linear, nn.Linear(1, 1), coroutine, generator, 3], ids=repr)
+@pytest.mark.parametrize(
+    "what",
+    [nn.Linear, nn.Linear(1, 1), coroutine, generator, 3],
+    ids=["class", "module", "coroutine", "generator", "number"],
+)
 def test_what_is_no_plain_function_is_not_decorated(what):
     with pytest.raises(TypeError, match="a plain function"):
         pyext.accelerate(what)

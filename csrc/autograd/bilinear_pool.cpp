@@ -3,9 +3,12 @@
 // written in differentiable ops.
 #include "bilinear_pool.h"
 
-#include <ATen/autocast_mode.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/where.h>
 #include <torch/library.h>
 
+#include "autograd/autocast.h"
 #include "autograd/pooling.h"
 #include "signed_sqrt.h"
 
@@ -154,9 +157,7 @@ template <c10::DeviceType device, c10::DispatchKey key>
 Pair with_autocast(const at::Tensor& x, const OptionalTensor& y, std::optional<double> scale,
                    double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
-  const auto dtype = at::autocast::get_autocast_dtype(device);
-  return bilinear_pool(at::autocast::cached_cast(dtype, x, device),
-                       at::autocast::cached_cast(dtype, y, device), scale, eps, signed_sqrt, l2,
+  return bilinear_pool(autocast(x, device), autocast(y, device), scale, eps, signed_sqrt, l2,
                        packed, center);
 }
 

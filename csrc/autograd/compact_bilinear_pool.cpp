@@ -3,9 +3,10 @@
 // below, written in differentiable ops.
 #include "compact_bilinear_pool.h"
 
-#include <ATen/autocast_mode.h>
+#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "autograd/autocast.h"
 #include "autograd/pooling.h"
 
 namespace pyext {
@@ -131,9 +132,7 @@ at::Tensor with_autocast(const at::Tensor& x, const OptionalTensor& y, const at:
                          const at::Tensor& sign1, const at::Tensor& hash2, const at::Tensor& sign2,
                          int64_t output_dim) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
-  const auto dtype = at::autocast::get_autocast_dtype(device);
-  return compact_bilinear_pool(at::autocast::cached_cast(dtype, x, device),
-                               at::autocast::cached_cast(dtype, y, device),
+  return compact_bilinear_pool(autocast(x, device), autocast(y, device),
                                {hash1, sign1, hash2, sign2}, output_dim);
 }
 

@@ -5,8 +5,11 @@
 // hands it out if the loss is the end of the graph (its cotangent is 1), and otherwise recomputes
 // it, scaled, into the same memory. float16 always takes the separate backward: its gradients need
 // the scale of GradScaler before they are rounded.
-#include <ATen/ATen.h>
 #include <ATen/SavedTensorHooks.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <array>
 

@@ -3,7 +3,8 @@
 // backward op, and derivatives of every order are exact.
 #include "einsum.h"
 
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/real.h>
 #include <torch/library.h>
 
 #include <algorithm>

@@ -2,11 +2,11 @@
 // vmap and autocast. Each makes of it another einsum.
 #include <ATen/LegacyBatchedTensorImpl.h>
 #include <ATen/TensorOperators.h>
-#include <ATen/autocast_mode.h>
 #include <torch/library.h>
 
 #include <algorithm>
 
+#include "autograd/autocast.h"
 #include "autograd/functionalize.h"
 #include "einsum.h"
 
@@ -77,8 +77,7 @@ at::Tensor with_autocast(c10::string_view equation, at::TensorList operands,
                          std::optional<at::ScalarType> accumulate_dtype,
                          at::OptionalIntArrayRef path) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
-  const auto dtype = at::autocast::get_autocast_dtype(device);
-  return einsum(std::string(equation), at::autocast::cached_cast(dtype, operands, device),
+  return einsum(std::string(equation), autocast(operands, device),
                 {alpha, std::string(layout), accumulate_dtype, path});
 }
 

@@ -3,6 +3,7 @@
 // written in differentiable ops.
 #include "matrix_sqrt_pool.h"
 
+#include <ATen/ops/where.h>
 #include <torch/library.h>
 
 #include "autograd/pooling.h"

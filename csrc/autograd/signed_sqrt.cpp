@@ -1,7 +1,9 @@
 // Derivatives of signed_sqrt, from its result y:  dx = dy / (2 |y|), and 0 where y = 0.
 #include "signed_sqrt.h"
 
-#include <ATen/ATen.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include "autograd/functionalize.h"
