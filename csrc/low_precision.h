@@ -74,7 +74,19 @@ PYEXT_HOST_DEVICE float second_moment_of(uint8_t code, float scale) {
 
 // Up or down by a threshold of 16 bits; for non-negative numbers below 2^15.
 PYEXT_HOST_DEVICE int32_t rounded_stochastically(float x, uint16_t random) {
-  return static_cast<int32_t>(x + random * (1.0f / 65536));
+  return (static_cast<int32_t>(x * 65536) + random) >> 16;
+}
+
+// The fourth root, to 5e-5 of it: a hundredth of the distance of codes, and a third of the time of
+// two square roots. The bits of x give x^(-1/4) but for a factor near 1, of which a parabola gives
+// the rest. 0 of 0.
+PYEXT_HOST_DEVICE float about_fourth_root(float x) {
+  const float estimate = float_of(0x4f500000 - (bits_of(x) >> 2));
+  const float square = estimate * estimate, rest = x * (square * square);  // 0.75 to 0.95
+  const float factor =
+      multiply_add(rest, multiply_add(rest, 0.22755412f, -0.69464723f), 1.46750483f);
+  const float inverse = estimate * factor;
+  return x * (inverse * inverse * inverse);
 }
 
 // 1 / scale; 0 where that would not be finite, or the scale is 0: the codes are 0 then.
@@ -92,10 +104,9 @@ PYEXT_HOST_DEVICE int8_t first_moment_code(float value, float inverse, uint16_t 
 
 // A second moment above 0 never becomes 0: the step divides by its root.
 PYEXT_HOST_DEVICE uint8_t second_moment_code(float value, float inverse, uint16_t random) {
-  const int32_t root =
-      rounded_stochastically(255 * square_root(square_root(value * inverse)), random);
-  const int32_t code = root > 255 ? 255 : root;
-  return static_cast<uint8_t>(code == 0 && value > 0 ? 1 : code);
+  const float root = 255 * about_fourth_root(value * inverse);
+  const int32_t code = rounded_stochastically(value > 0 && root < 1 ? 1 : root, random);
+  return static_cast<uint8_t>(code > 255 ? 255 : code);
 }
 
 }  // namespace pyext

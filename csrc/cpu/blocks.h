@@ -8,6 +8,7 @@
 #include <c10/core/impl/alloc_cpu.h>
 
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <type_traits>
 
@@ -41,17 +42,35 @@ void dispatch_dtype(at::ScalarType dtype, F&& f) {
   }
 }
 
+// A vector of the arithmetic type from storage of that type or of 16 bits, and back.
+template <typename acc_t, typename scalar_t>
+at::vec::Vectorized<acc_t> load_vector(const scalar_t* from) {
+  at::vec::Vectorized<acc_t> values;
+  if constexpr (std::is_same_v<acc_t, scalar_t>) {
+    values = at::vec::Vectorized<acc_t>::loadu(from);
+  } else {
+    at::vec::load_to_float<scalar_t>(from, values);
+  }
+  return values;
+}
+template <typename acc_t, typename scalar_t>
+void store_vector(scalar_t* to, const at::vec::Vectorized<acc_t>& values) {
+  if constexpr (std::is_same_v<acc_t, scalar_t>) {
+    values.store(to);
+  } else {
+    const at::vec::VectorizedN<acc_t, 1> wide(values);
+    const at::vec::Vectorized<scalar_t> narrow = at::vec::convert<scalar_t, 1, acc_t, 1>(wide);
+    std::memcpy(to, &narrow, values.size() * sizeof(scalar_t));
+  }
+}
+
 template <typename acc_t, typename scalar_t>
 void load_run(acc_t* to, const scalar_t* from, int64_t stride, int64_t count) {
   int64_t i = 0;
   if (stride == 1) {
     if constexpr (std::is_same_v<acc_t, float> && c10::is_reduced_floating_point_v<scalar_t>) {
-      using Vec = at::vec::Vectorized<float>;
-      for (; i + Vec::size() <= count; i += Vec::size()) {
-        Vec values;
-        at::vec::load_to_float<scalar_t>(from + i, values);
-        values.store(to + i);
-      }
+      constexpr int64_t kWidth = at::vec::Vectorized<float>::size();
+      for (; i + kWidth <= count; i += kWidth) load_vector<float>(from + i).store(to + i);
     } else {
       at::vec::convert(from, to, count);
       return;

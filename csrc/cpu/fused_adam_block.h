@@ -12,7 +12,7 @@
 namespace pyext {
 namespace {
 
-constexpr int64_t kAdamBlock = 1024;  // elements: whole runs of random bits, whole blocks of codes
+constexpr int64_t kAdamBlock = 512;  // elements: whole runs of random bits, whole blocks of codes
 static_assert(kAdamBlock % kRandomRun == 0 && kAdamBlock % kCodeBlock == 0);
 
 // Calls f(position in the block, offset in memory, stride, count) for runs of evenly spaced
@@ -29,15 +29,19 @@ void each_run(const AdamOperand& operand, int64_t begin, int64_t n, const F& f) 
   }
 }
 
-template <typename acc_t>
-bool works_in_place(const AdamOperand& operand) {
-  return operand.strided == nullptr && operand.dtype == c10::CppTypeToScalarType<acc_t>::value;
+template <typename T>
+bool lies_as(const AdamOperand& operand) {
+  return operand.strided == nullptr && operand.dtype == c10::CppTypeToScalarType<T>::value;
+}
+template <typename T>
+T* where_it_lies(const AdamOperand& operand, int64_t begin) {
+  return static_cast<T*>(operand.data) + begin;
 }
 
 // The values of a block: where they lie, or in `scratch`.
 template <typename acc_t>
 acc_t* fetch(const AdamOperand& operand, int64_t begin, int64_t n, acc_t* scratch) {
-  if (works_in_place<acc_t>(operand)) return static_cast<acc_t*>(operand.data) + begin;
+  if (lies_as<acc_t>(operand)) return where_it_lies<acc_t>(operand, begin);
   each_run(operand, begin, n, [&](int64_t at, int64_t offset, int64_t stride, int64_t count) {
     load_run(scratch + at, operand.data, operand.dtype, offset, stride, count);
   });
@@ -47,7 +51,7 @@ acc_t* fetch(const AdamOperand& operand, int64_t begin, int64_t n, acc_t* scratc
 // Values go back, rounded to the nearest, unless they are there already.
 template <typename acc_t>
 void put(const AdamOperand& operand, int64_t begin, int64_t n, const acc_t* values) {
-  if (works_in_place<acc_t>(operand) && values == static_cast<acc_t*>(operand.data) + begin) return;
+  if (lies_as<acc_t>(operand) && values == where_it_lies<acc_t>(operand, begin)) return;
   each_run(operand, begin, n, [&](int64_t at, int64_t offset, int64_t stride, int64_t count) {
     store_run(operand.data, operand.dtype, offset, stride, count, values + at);
   });
@@ -141,11 +145,14 @@ void encode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin, 
   auto* to = static_cast<code_t*>(codes.data) + begin;
   auto* scale = static_cast<float*>(scales.data) + begin / kCodeBlock;
   for (int64_t i = 0; i < n; i += kCodeBlock) {
-    const int64_t end = std::min(i + kCodeBlock, n);
-    const float s = largest_magnitude(values + i, end - i);
+    const int count = static_cast<int>(std::min(kCodeBlock, n - i));
+    const float s = largest_magnitude(values + i, count);
     const float inverse = inverse_scale(s);
     scale[i / kCodeBlock] = s;
-    for (int64_t k = i; k < end; ++k) to[k] = code_of(values[k], inverse, dither[begin + k]);
+    const uint16_t first = dither[begin + i];
+    for (int k = 0; k < count; ++k) {
+      to[i + k] = code_of(values[i + k], inverse, Dither::after(first, k));
+    }
   }
 }
 

@@ -33,26 +33,71 @@ class NextBlock {
   int64_t width_[kCount];
 };
 
-// The formula over a block. With `updates` it says what it subtracted.
-template <typename acc_t>
-void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, const acc_t* grad,
-                  acc_t* exp_avg, acc_t* exp_avg_sq, acc_t* max_exp_avg_sq, acc_t* updates,
-                  const NextBlock& next) {
+// The moments of a block as update_block works on them.
+template <typename moment_t>
+struct BlockMoments {
+  moment_t* values[3];             // m, v, the largest v
+  const Dither* dither = nullptr;  // if not null, one for each: moments of 16 bits round by it
+  int64_t first = 0;               // of the block, for the dither
+};
+
+// bfloat16_stochastic of low_precision.h for a vector whose thresholds begin with element `first`:
+// over lanes, GCC makes no vectors of the loop.
+inline void store_dithered(at::BFloat16* to, const at::vec::Vectorized<float>& x,
+                           const Dither& dither, int64_t first) {
+  using Vec = at::vec::Vectorized<float>;
+  typedef uint32_t Wide __attribute__((vector_size(sizeof(Vec))));
+  typedef uint16_t Narrow __attribute__((vector_size(sizeof(Vec) / 2)));
+  Wide bits, strides;
+  for (uint32_t l = 0; l < Vec::size(); ++l) strides[l] = l * Dither::kStride;
+  std::memcpy(&bits, &x, sizeof(Vec));
+  const Wide thresholds = (strides + dither.sum(first)) & 0xffff;
+  const auto is_nan = (bits & 0x7fffffff) > 0x7f800000;
+  const Wide rounded = is_nan ? bits | 0x400000 : bits + thresholds;
+  const Narrow upper = __builtin_convertvector(rounded >> 16, Narrow);
+  std::memcpy(to, &upper, sizeof(upper));
+}
+
+// The formula over a block, whose gradient and moments may be of 16 bits. With `updates` it says
+// what it subtracted.
+template <typename acc_t, typename grad_t, typename moment_t>
+void update_block(const AdamCoefficients<acc_t>& c, int64_t n, acc_t* param, const grad_t* grad,
+                  const BlockMoments<moment_t>& moments, acc_t* updates, const NextBlock& next) {
   using Vec = at::vec::Vectorized<acc_t>;
   const auto update = [&](int64_t i, int64_t lanes) {
-    const auto load = [&](const acc_t* from) {
-      return lanes == Vec::size() ? Vec::loadu(from + i) : Vec::loadu(from + i, lanes);
+    acc_t some[Vec::size()] = {};
+    const auto load = [&](const auto* from) {
+      if (lanes == Vec::size()) return load_vector<acc_t>(from + i);
+      load_run(some, from + i, /*stride=*/1, lanes);
+      return Vec::loadu(some);
     };
-    const auto store = [&](acc_t* to, const Vec& values) {
-      lanes == Vec::size() ? values.store(to + i) : values.store(to + i, static_cast<int>(lanes));
+    const auto store = [&](auto* to, const Vec& values) {
+      if (lanes == Vec::size()) return store_vector(to + i, values);
+      values.store(some);
+      at::vec::convert(some, to + i, lanes);
     };
-    AdamElement<Vec> x{load(param), load(exp_avg), load(exp_avg_sq), Vec(0)};
-    if (c.amsgrad) x.max_exp_avg_sq = load(max_exp_avg_sq);
+    const auto store_moment = [&](int which, const Vec& values) {
+      moment_t* const to = moments.values[which];
+      if constexpr (std::is_same_v<moment_t, at::BFloat16>) {
+        if (moments.dither != nullptr) {
+          const Dither& dither = moments.dither[which];
+          if (lanes == Vec::size())
+            return store_dithered(to + i, values, dither, moments.first + i);
+          at::BFloat16 rounded[Vec::size()];
+          store_dithered(rounded, values, dither, moments.first + i);
+          std::copy_n(rounded, lanes, to + i);
+          return;
+        }
+      }
+      store(to, values);
+    };
+    AdamElement<Vec> x{load(param), load(moments.values[0]), load(moments.values[1]), Vec(0)};
+    if (c.amsgrad) x.max_exp_avg_sq = load(moments.values[2]);
     const Vec u = adam_update(c, load(grad), x);
     store(param, x.param);
-    store(exp_avg, x.exp_avg);
-    store(exp_avg_sq, x.exp_avg_sq);
-    if (c.amsgrad) store(max_exp_avg_sq, x.max_exp_avg_sq);
+    store_moment(0, x.exp_avg);
+    store_moment(1, x.exp_avg_sq);
+    if (c.amsgrad) store_moment(2, x.max_exp_avg_sq);
     if (updates != nullptr) store(updates, u);
     next.fetch(i);
   };
@@ -89,25 +134,55 @@ class AdamStep {
              AdamTelemetry* sums) {
     const auto& operands = t.operands;
     acc_t* const param = fetch_param(t, begin, n);
-    acc_t* const grad = fetch(operands[T::kGrad], begin, n, grad_);
-    acc_t* const m = fetch_moment(t, T::kExpAvg, begin, n, exp_avg_);
-    acc_t* const v = fetch_moment(t, T::kExpAvgSq, begin, n, exp_avg_sq_);
-    acc_t* const top =
-        c.amsgrad ? fetch_moment(t, T::kMaxExpAvgSq, begin, n, max_exp_avg_sq_) : nullptr;
     if (telemetry_) std::copy_n(param, n, old_);
-    update_block(c, n, param, grad, m, v, top, telemetry_ ? updates_ : nullptr,
-                 NextBlock(t, begin));
-    put_moment(t, T::kExpAvg, begin, n, m);
-    put_moment(t, T::kExpAvgSq, begin, n, v);
-    if (c.amsgrad) put_moment(t, T::kMaxExpAvgSq, begin, n, top);
+    with_grad(t, begin, n, [&](const auto* grad) {
+      with_moments(t, begin, n, [&](const auto& moments) {
+        update_block(c, n, param, grad, moments, telemetry_ ? updates_ : nullptr,
+                     NextBlock(t, begin));
+      });
+    });
     put_param(t, begin, n, param);
     if (operands[T::kEma].data != nullptr) average(t, begin, n, param);
-    if (telemetry_) add_up(c, n, param, grad, sums);
+    if (telemetry_) add_up(c, n, param, fetch(operands[T::kGrad], begin, n, grad_), sums);
     if (p_.zero_grad) {
       std::fill_n(grad_, n, acc_t(0));
-      if (grad != grad_) std::fill_n(grad, n, acc_t(0));
-      put(operands[T::kGrad], begin, n, grad);
+      put(operands[T::kGrad], begin, n, grad_);
     }
+  }
+
+  // Calls f(gradient), as it lies if vectors can be loaded from there.
+  template <typename F>
+  void with_grad(const AdamTensor& t, int64_t begin, int64_t n, const F& f) {
+    const auto& grad = t.operands[T::kGrad];
+    if constexpr (is_float) {
+      if (lies_as<at::BFloat16>(grad)) return f(where_it_lies<at::BFloat16>(grad, begin));
+    }
+    f(fetch(grad, begin, n, grad_));
+  }
+
+  // Calls f(moments), likewise, and puts them back.
+  template <typename F>
+  void with_moments(const AdamTensor& t, int64_t begin, int64_t n, const F& f) {
+    const bool amsgrad = p_.groups[t.group].coefficients.amsgrad;
+    const auto moments = c10::ArrayRef(t.operands).slice(T::kExpAvg, amsgrad ? 3 : 2);
+    if constexpr (is_float) {
+      using c10::BFloat16;
+      if (std::all_of(moments.begin(), moments.end(), lies_as<BFloat16>)) {
+        const Dither dither[] = {dither_of(t, 0), dither_of(t, 1), dither_of(t, 2)};
+        BlockMoments<BFloat16> found{{}, t.stochastic_moments ? dither : nullptr, begin};
+        for (size_t k = 0; k < moments.size(); ++k) {
+          found.values[k] = where_it_lies<BFloat16>(moments[k], begin);
+        }
+        return f(found);
+      }
+    }
+    BlockMoments<acc_t> found{{exp_avg_, exp_avg_sq_, max_exp_avg_sq_}};
+    const auto which = [](size_t k) { return static_cast<T::Operand>(T::kExpAvg + k); };
+    for (size_t k = 0; k < moments.size(); ++k) {
+      found.values[k] = fetch_moment(t, which(k), begin, n, found.values[k]);
+    }
+    f(found);
+    for (size_t k = 0; k < moments.size(); ++k) put_moment(t, which(k), begin, n, found.values[k]);
   }
 
   // The parameter in full precision.
@@ -187,6 +262,11 @@ class AdamStep {
     for (int64_t i = 0; i < n; ++i) rounded[i] = float_of_bfloat16(bfloat16_nearest_away(full[i]));
   }
 
+  // `which` counts the moments.
+  Dither dither_of(const AdamTensor& t, uint32_t which) const {
+    return Dither(p_.seed, t.step, t.parameter, which);
+  }
+
   static T::Operand scale_of(T::Operand moment) {
     return static_cast<T::Operand>(T::kExpAvgScale + (moment - T::kExpAvg));
   }
@@ -210,7 +290,7 @@ class AdamStep {
     const auto& moment = t.operands[which];
     if constexpr (is_float) {
       const auto& scale = t.operands[scale_of(which)];
-      const Dither dither(p_.seed, t.step, t.parameter, which - T::kExpAvg);
+      const Dither dither = dither_of(t, which - T::kExpAvg);
       if (moment.dtype == at::kChar) {
         return encode<int8_t>(moment, scale, begin, n, values, dither, first_moment_code);
       }
