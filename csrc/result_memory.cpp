@@ -6,6 +6,7 @@
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -30,9 +31,13 @@ void advise_huge_pages(void* memory, size_t bytes) {
   if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
 }
 
+using Clock = std::chrono::steady_clock;
+
 struct Block {
   char* memory;
   size_t capacity;
+  Clock::time_point freed = {};
+  bool marked_free = false;
 };
 
 // Whole huge pages.
@@ -68,20 +73,41 @@ class Kept {
   }
 
   void give(Block block) {
-    if (madvise(block.memory, block.capacity, MADV_FREE) == 0) {
-      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-      if (lock) {
-        blocks_.push_back(block);
-        if (blocks_.size() <= kMost) return;
-        block = blocks_.front();
-        blocks_.erase(blocks_.begin());
-      }
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return unmap(block);
+    block.freed = Clock::now();
+    block.marked_free = false;
+    blocks_.push_back(block);
+    if (blocks_.size() > kMost) {
+      unmap(blocks_.front());
+      blocks_.erase(blocks_.begin());
     }
-    munmap(block.memory, block.capacity);
+    mark_idle(block.freed);
   }
 
  private:
   static constexpr size_t kMost = 8;
+  static constexpr size_t kMostUnmarked = size_t{1} << 30;  // bytes
+  static constexpr auto kIdle = std::chrono::seconds(1);
+
+  static void unmap(const Block& block) { munmap(block.memory, block.capacity); }
+
+  // Not at once: the mark costs as much as writing a quarter of the block where threads of a
+  // virtual machine must be told, and a loop takes the block again before anybody else could.
+  void mark_idle(Clock::time_point now) {
+    size_t unmarked = 0;
+    for (size_t i = blocks_.size(); i-- > 0;) {
+      Block& block = blocks_[i];
+      if (block.marked_free) continue;
+      unmarked += block.capacity;
+      if (unmarked <= kMostUnmarked && now - block.freed < kIdle) continue;
+      block.marked_free = madvise(block.memory, block.capacity, MADV_FREE) == 0;
+      if (block.marked_free) continue;
+      unmap(block);
+      blocks_.erase(blocks_.begin() + static_cast<int64_t>(i));
+    }
+  }
+
   std::mutex mutex_;
   std::vector<Block> blocks_;
 };

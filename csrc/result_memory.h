@@ -3,8 +3,9 @@
 // A large result is freed and asked for again at every step of a training loop. Fresh from the
 // system, each of its pages is cleared by the kernel first, which costs more than the arithmetic of
 // a memory-bound op. So the few blocks that were freed last are kept for the next result of their
-// size, in huge pages and marked free (MADV_FREE): the system takes their pages back whenever
-// memory is short.
+// size, in huge pages. Those that lie idle for a second, and what exceeds a gigabyte, are marked
+// free (MADV_FREE) when another is freed: the system takes their pages back whenever memory is
+// short.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -33,6 +33,27 @@ def test_what_is_freed_serves_the_next_result_of_its_size():
     assert result(4 * LARGE).numel() == 4 * LARGE  # does not fit
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs madvise")
+def test_what_lies_idle_is_marked_free():
+    program = """
+import pathlib, time, torch, pyext
+def marked():
+    fields = pathlib.Path("/proc/self/smaps_rollup").read_text().split()
+    return int(fields[fields.index("LazyFree:") + 1])
+def use(size):
+    pyext.signed_sqrt(torch.ones(size))
+use(5 << 20)
+before = marked()
+time.sleep(1.1)
+use(40 << 20)
+after = marked()
+use(300 << 20)  # more than is kept unmarked
+print(before, after // 1024, marked() // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "0 20 1380\n", done.stderr
+
+
 def test_many_that_are_freed_at_once_are_not_all_kept():
     many = [result() for _ in range(40)]
     addresses = {x.data_ptr() for x in many}
