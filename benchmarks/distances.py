@@ -7,6 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.case import BEST, COMPILED, EAGER, FLOOR, OURS
@@ -22,6 +23,7 @@ SLOWER = "#d1495b"
 TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 # Columns of text beside the axes, in widths of the axes.
 EQUATION, LABEL_SIZES, TORCH_TIME, OUR_TIME, SPEEDUP = -0.92, -0.48, 1.15, 1.31, 1.43
+LONGEST = 24  # letters between the first two
 
 
 def ops(run: Run) -> list[str]:
@@ -79,8 +81,12 @@ def _row(axes: Axes, row: float, case: CaseResult) -> None:
     equation, _, sizes = case.name.partition(", ")
     for known in ("out=", "forward + backward", "forward", ", "):  # the group says it
         sizes = sizes.removesuffix(known)
-    _beside(axes, EQUATION, row, equation, family="monospace")
-    _beside(axes, LABEL_SIZES, row, sizes, color="0.45", fontsize=7)
+    label = _beside(axes, EQUATION, row, equation, family="monospace")
+    if len(equation) <= LONGEST:
+        _beside(axes, LABEL_SIZES, row, sizes, color="0.45", fontsize=7)
+    else:  # behind it
+        style = {"color": "0.45", "fontsize": 7, "va": "center"}
+        axes.annotate(sizes, (1, 0.5), (6, 0), label, "offset points", **style)
     torch, ours = case[EAGER], case[OURS]
     if not (torch and torch.seconds and ours and ours.seconds):
         _beside(axes, 0.02, row, "did not run", color="0.6", fontsize=7)
@@ -135,7 +141,7 @@ def _frame(axes: Axes, bottom: float, cases: Sequence[CaseResult]) -> None:
     )
 
 
-def _beside(axes: Axes, x: float, row: float, text: str, **style: object) -> None:
+def _beside(axes: Axes, x: float, row: float, text: str, **style: object) -> Text:
     """Text at a fraction of the width, inside the axes or beside them."""
     style = {"fontsize": 8, "va": "center", **style}
-    axes.text(x, row, text, transform=axes.get_yaxis_transform(), **style)
+    return axes.text(x, row, text, transform=axes.get_yaxis_transform(), **style)

@@ -46,7 +46,7 @@ def draw(run: Run, cases: Sequence[CaseResult], file: Path) -> None:
             1, 2, sharey=True, figsize=(WIDTH, height), width_ratios=(3, 2)
         )
         figure.subplots_adjust(
-            left=BARS, right=0.985, wspace=0.09, top=1 - 0.95 / height, bottom=0.3 / height
+            left=BARS, right=0.985, wspace=0.15, top=1 - 0.95 / height, bottom=0.3 / height
         )
         _speedups(bars, cases, rivals)
         _floor(floor, cases, rivals)
