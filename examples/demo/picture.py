@@ -74,7 +74,8 @@ def _times(axes: Axes, comparisons: Sequence[Comparison]) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3)
+    longest = max(seconds / pair[0] for pair in pairs for seconds in pair)
+    axes.set_xlim(0, longest + 0.4)  # room for its text
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.set_title("time of a step, and of single ops forward + backward (torch = full length)")
