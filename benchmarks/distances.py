@@ -82,11 +82,12 @@ def _row(axes: Axes, row: float, case: CaseResult) -> None:
     for known in ("out=", "forward + backward", "forward", ", "):  # the group says it
         sizes = sizes.removesuffix(known)
     label = _beside(axes, EQUATION, row, equation, family="monospace")
+    small = {"color": "0.45", "fontsize": 7, "va": "center"}
     if len(equation) <= LONGEST:
-        _beside(axes, LABEL_SIZES, row, sizes, color="0.45", fontsize=7)
-    else:  # behind it
-        style = {"color": "0.45", "fontsize": 7, "va": "center"}
-        axes.annotate(sizes, (1, 0.5), (6, 0), label, "offset points", **style)
+        _beside(axes, LABEL_SIZES, row, sizes, **small)
+    else:
+        behind = {"xy": (1, 0.5), "xycoords": label}
+        axes.annotate(sizes, **behind, xytext=(6, 0), textcoords="offset points", **small)
     torch, ours = case[EAGER], case[OURS]
     if not (torch and torch.seconds and ours and ours.seconds):
         _beside(axes, 0.02, row, "did not run", color="0.6", fontsize=7)

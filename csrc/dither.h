@@ -21,17 +21,14 @@ struct Dither {
   // 27145 / 2^16 is the fraction of the root of 2.
   static constexpr int32_t kStride = 27145;
 
-  // 16 bits for an element, and those above them.
+  // 16 bits for an element.
   PYEXT_HOST_DEVICE uint16_t operator[](int64_t element) const {
-    return static_cast<uint16_t>(sum(element));
+    return static_cast<uint16_t>(start + static_cast<uint32_t>(element) * kStride);
   }
   // Those of the element some elements, fewer than 2^16, after the one that has `threshold`; in 16
   // bits, so that a loop over elements fills its vectors.
   PYEXT_HOST_DEVICE static uint16_t after(uint16_t threshold, int32_t elements) {
     return static_cast<uint16_t>(threshold + elements * kStride);
-  }
-  PYEXT_HOST_DEVICE uint32_t sum(int64_t element) const {
-    return start + static_cast<uint32_t>(element) * kStride;
   }
 };
 

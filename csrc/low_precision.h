@@ -22,10 +22,17 @@ PYEXT_HOST_DEVICE float float_of(uint32_t bits) {
 
 PYEXT_HOST_DEVICE float float_of_bfloat16(uint16_t bits) { return float_of(uint32_t{bits} << 16); }
 
-// The 16 high bits of x after `added` was added to the 16 low ones; a NaN stays one.
+// Adds to the 16 low bits of a float; a NaN stays one. Bits: uint32_t or a vector of them.
+template <typename Bits>
+PYEXT_HOST_DEVICE void add_low_bits(Bits& bits, const Bits& added) {
+  bits = (bits & 0x7fffffff) > 0x7f800000 ? bits | 0x400000 : bits + added;
+}
+
+// The 16 high bits of x after `added` was added to the 16 low ones.
 PYEXT_HOST_DEVICE uint16_t upper_bits(float x, uint32_t added) {
-  const uint32_t bits = bits_of(x);
-  return static_cast<uint16_t>((x == x ? bits + added : bits | 0x400000) >> 16);
+  uint32_t bits = bits_of(x);
+  add_low_bits(bits, added);
+  return static_cast<uint16_t>(bits >> 16);
 }
 
 // To the nearest bfloat16, the even one of two.
@@ -77,9 +84,9 @@ PYEXT_HOST_DEVICE int32_t rounded_stochastically(float x, uint16_t random) {
   return (static_cast<int32_t>(x * 65536) + random) >> 16;
 }
 
-// The fourth root, to 5e-5 of it: a hundredth of the distance of codes, and a third of the time of
-// two square roots. The bits of x give x^(-1/4) but for a factor near 1, of which a parabola gives
-// the rest. 0 of 0.
+// The fourth root, to 5e-5 of it, a hundredth of the distance of codes: two exact square roots take
+// most of the time of an encoding. The bits of x give x^(-1/4) but for a factor near 1, of which a
+// parabola gives the rest. 0 of 0.
 PYEXT_HOST_DEVICE float about_fourth_root(float x) {
   const float estimate = float_of(0x4f500000 - (bits_of(x) >> 2));
   const float square = estimate * estimate, rest = x * (square * square);  // 0.75 to 0.95

@@ -51,10 +51,9 @@ inline void store_dithered(at::BFloat16* to, const at::vec::Vectorized<float>& x
   Wide bits, strides;
   for (uint32_t l = 0; l < Vec::size(); ++l) strides[l] = l * Dither::kStride;
   std::memcpy(&bits, &x, sizeof(Vec));
-  const Wide thresholds = (strides + dither.sum(first)) & 0xffff;
-  const auto is_nan = (bits & 0x7fffffff) > 0x7f800000;
-  const Wide rounded = is_nan ? bits | 0x400000 : bits + thresholds;
-  const Narrow upper = __builtin_convertvector(rounded >> 16, Narrow);
+  const Wide thresholds = (strides + dither[first]) & 0xffff;
+  add_low_bits(bits, thresholds);
+  const Narrow upper = __builtin_convertvector(bits >> 16, Narrow);
   std::memcpy(to, &upper, sizeof(upper));
 }
 
