@@ -93,6 +93,8 @@ def compiled(torch):
         def build_extension(self, ext):
             # Each library in a folder of its own: the same sources are compiled with other flags.
             shared, self.build_temp = self.build_temp, str(Path(self.build_temp, ext.name))
+            ext.depends = [str(file) for file in _libraries.source_files(SOURCES)]
+            ext.sources = libraries[ext.name].translation_units(Path(self.build_temp))
             ext.library_dirs.append(str(Path(self.get_ext_fullpath(ext.name)).parent))
             super().build_extension(ext)
             self.build_temp = shared
@@ -119,9 +121,10 @@ def compiled(torch):
             folder = Path(self.get_ext_fullpath("pyext._C")).parent
             (folder / _libraries.FACTS).write_text(json.dumps(facts, indent=2))
 
-    libraries = _libraries.libraries(SOURCES, sets, cuda)
+    listed = _libraries.libraries(SOURCES, sets, cuda)
+    libraries = {f"pyext.{library.name}": library for library in listed}
     return {
-        "ext_modules": [extension(library) for library in libraries],
+        "ext_modules": [extension(library) for library in listed],
         "cmdclass": {"build_py": PackSources, "build_ext": BuildLibraries},
     }
 

@@ -38,8 +38,8 @@ BilinearPoolOptions checked(const at::Tensor& x, const OptionalTensor& y,
   return {scale.value_or(each), eps, signed_sqrt, l2, packed, center};
 }
 
-Pair forward(const at::Tensor& x, const OptionalTensor& y, std::optional<double> scale, double eps,
-             bool signed_sqrt, bool l2, bool packed, bool center) {
+Pair bilinear_pool_entry(const at::Tensor& x, const OptionalTensor& y, std::optional<double> scale,
+                         double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
   const auto options = checked(x, y, scale, eps, signed_sqrt, l2, packed, center);
   const at::OptionalDeviceGuard guard(at::device_of(x));
   const int64_t batch = x.size(0), rows = x.size(1), cols = y ? y->size(1) : rows;
@@ -51,9 +51,10 @@ Pair forward(const at::Tensor& x, const OptionalTensor& y, std::optional<double>
   return {out, norm};
 }
 
-Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor& y,
-              const at::Tensor& result, const at::Tensor& norm, std::optional<double> scale,
-              double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
+Pair bilinear_pool_backward_entry(const at::Tensor& grad, const at::Tensor& x,
+                                  const OptionalTensor& y, const at::Tensor& result,
+                                  const at::Tensor& norm, std::optional<double> scale, double eps,
+                                  bool signed_sqrt, bool l2, bool packed, bool center) {
   const auto options = checked(x, y, scale, eps, signed_sqrt, l2, packed, center);
   TORCH_CHECK_VALUE(grad.sizes() == result.sizes(),
                     "bilinear_pool_backward: expected grad of shape ", result.sizes(), ", got ",
@@ -67,13 +68,13 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
   return {grad_x, grad_y};
 }
 
-void register_entries(torch::Library& m) {
-  m.impl("bilinear_pool", forward);
-  m.impl("bilinear_pool_backward", backward);
+void register_bilinear_pool(torch::Library& m) {
+  m.impl("bilinear_pool", bilinear_pool_entry);
+  m.impl("bilinear_pool_backward", bilinear_pool_backward_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_bilinear_pool(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_bilinear_pool(m); }
 
 }  // namespace
 

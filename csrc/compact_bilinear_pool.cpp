@@ -54,9 +54,10 @@ Sketches checked(const at::Tensor& x, const OptionalTensor& y, const Sketches& s
           sketches.hash2.contiguous(), sketches.sign2.to(dtype).contiguous()};
 }
 
-at::Tensor forward(const at::Tensor& x, const OptionalTensor& y, const at::Tensor& hash1,
-                   const at::Tensor& sign1, const at::Tensor& hash2, const at::Tensor& sign2,
-                   int64_t output_dim) {
+at::Tensor compact_bilinear_pool_entry(const at::Tensor& x, const OptionalTensor& y,
+                                       const at::Tensor& hash1, const at::Tensor& sign1,
+                                       const at::Tensor& hash2, const at::Tensor& sign2,
+                                       int64_t output_dim) {
   const auto sketches = checked(x, y, {hash1, sign1, hash2, sign2}, output_dim);
   const at::OptionalDeviceGuard guard(at::device_of(x));
   auto out = at::empty({x.size(0), output_dim}, x.options());
@@ -65,10 +66,9 @@ at::Tensor forward(const at::Tensor& x, const OptionalTensor& y, const at::Tenso
   return out;
 }
 
-std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Tensor& x,
-                                            const OptionalTensor& y, const at::Tensor& hash1,
-                                            const at::Tensor& sign1, const at::Tensor& hash2,
-                                            const at::Tensor& sign2) {
+std::tuple<at::Tensor, at::Tensor> compact_bilinear_pool_backward_entry(
+    const at::Tensor& grad, const at::Tensor& x, const OptionalTensor& y, const at::Tensor& hash1,
+    const at::Tensor& sign1, const at::Tensor& hash2, const at::Tensor& sign2) {
   TORCH_CHECK_VALUE(grad.dim() == 2 && x.dim() == 3 && grad.size(0) == x.size(0),
                     "compact_bilinear_pool_backward: expected grad of shape (N, output_dim), got ",
                     grad.sizes());
@@ -82,13 +82,13 @@ std::tuple<at::Tensor, at::Tensor> backward(const at::Tensor& grad, const at::Te
   return {grad_x, grad_y};
 }
 
-void register_entries(torch::Library& m) {
-  m.impl("compact_bilinear_pool", forward);
-  m.impl("compact_bilinear_pool_backward", backward);
+void register_compact_bilinear_pool(torch::Library& m) {
+  m.impl("compact_bilinear_pool", compact_bilinear_pool_entry);
+  m.impl("compact_bilinear_pool_backward", compact_bilinear_pool_backward_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_compact_bilinear_pool(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_compact_bilinear_pool(m); }
 
 }  // namespace
 
@@ -96,7 +96,7 @@ at::Tensor compact_bilinear_pool(const at::Tensor& x, const OptionalTensor& y,
                                  const Sketches& sketches, int64_t output_dim) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("pyext::compact_bilinear_pool", "")
-                             .typed<decltype(forward)>();
+                             .typed<decltype(compact_bilinear_pool_entry)>();
   return op.call(x, y, sketches.hash1, sketches.sign1, sketches.hash2, sketches.sign2, output_dim);
 }
 
@@ -106,7 +106,7 @@ std::tuple<at::Tensor, at::Tensor> compact_bilinear_pool_backward(const at::Tens
                                                                   const Sketches& sketches) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("pyext::compact_bilinear_pool_backward", "")
-                             .typed<decltype(backward)>();
+                             .typed<decltype(compact_bilinear_pool_backward_entry)>();
   return op.call(grad, x, y, sketches.hash1, sketches.sign1, sketches.hash2, sketches.sign2);
 }
 

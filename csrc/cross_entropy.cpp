@@ -24,8 +24,6 @@ KernelStub<void(const CrossEntropyProblem&, const void*, void*, at::ScalarType)>
 
 namespace {
 
-at::Tensor fresh_gradient(const at::Tensor& input) { return empty_result_like(input); }
-
 // Adds up in blocks of rows, whatever the number of threads; the order is part of the result.
 template <typename scalar_t>
 double blocked_sum(const scalar_t* values, int64_t count) {
@@ -73,7 +71,7 @@ CrossEntropyOutputs cross_entropy_forward_entry(const at::Tensor& input, const a
                                                 at::Tensor* gradient) {
   const at::OptionalDeviceGuard guard(at::device_of(input));
   auto prepared = prepare_cross_entropy(input, target, o);
-  if (gradient != nullptr) *gradient = fresh_gradient(input);
+  if (gradient != nullptr) *gradient = empty_result_like(input);
   lay_out(prepared, gradient != nullptr ? *gradient : at::Tensor());
   const auto rows = row_sizes(input);
   const auto options = input.options().dtype(arithmetic_of(input));
@@ -110,7 +108,7 @@ at::Tensor cross_entropy_backward_entry(const at::Tensor& grad_loss, const at::T
                                         at::Tensor buffer) {
   const at::OptionalDeviceGuard guard(at::device_of(input));
   auto prepared = prepare_cross_entropy(input, target, o);
-  const auto gradient = buffer.defined() ? std::move(buffer) : fresh_gradient(input);
+  const auto gradient = buffer.defined() ? std::move(buffer) : empty_result_like(input);
   lay_out(prepared, gradient);
   const auto rows = row_sizes(input);
   const auto dtype = arithmetic_of(input);
@@ -172,21 +170,27 @@ at::Tensor cross_entropy_backward(const at::Tensor& grad_loss, const at::Tensor&
 
 namespace {
 
-CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
-                            const CrossEntropyOptions& options) {
+CrossEntropyOutputs cross_entropy_without_gradient(const at::Tensor& input,
+                                                   const at::Tensor& target,
+                                                   const CrossEntropyOptions& options) {
   return cross_entropy_forward_entry(input, target, options, nullptr);
 }
 
-at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
-                    const at::Tensor& grad_entropy, const at::Tensor& input,
-                    const at::Tensor& target, const at::Tensor& normalizer,
-                    const at::Tensor& entropy, const CrossEntropyOptions& options) {
+at::Tensor cross_entropy_backward_afresh(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
+                                         const at::Tensor& grad_entropy, const at::Tensor& input,
+                                         const at::Tensor& target, const at::Tensor& normalizer,
+                                         const at::Tensor& entropy,
+                                         const CrossEntropyOptions& options) {
   return cross_entropy_backward_entry(grad_loss, grad_lse, grad_entropy, input, target, normalizer,
                                       entropy, options, {});
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_cross_entropy<forward, backward>(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_cross_entropy<forward, backward>(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) {
+  register_cross_entropy<cross_entropy_without_gradient, cross_entropy_backward_afresh>(m);
+}
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) {
+  register_cross_entropy<cross_entropy_without_gradient, cross_entropy_backward_afresh>(m);
+}
 
 }  // namespace
 }  // namespace pyext

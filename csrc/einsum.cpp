@@ -219,13 +219,13 @@ at::Tensor& einsum_out_entry(c10::string_view equation, at::TensorList operands,
   return out;
 }
 
-void register_entries(torch::Library& m) {
+void register_einsum(torch::Library& m) {
   m.impl("einsum", einsum_entry);
   m.impl("einsum.out", einsum_out_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_einsum(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_einsum(m); }
 
 }  // namespace
 

@@ -28,13 +28,14 @@ void check_lengths(const char* name, size_t length, size_t expected) {
                     ", one per parameter, got ", length);
 }
 
-void in_place_entry(at::TensorList self, at::TensorList grads, at::TensorList exp_avgs,
-                    at::TensorList exp_avg_sqs, at::TensorList max_exp_avg_sqs,
-                    at::TensorList state_steps, double lr, double beta1, double beta2,
-                    double weight_decay, double eps, bool amsgrad, bool maximize,
-                    bool decoupled_weight_decay, const std::optional<at::Tensor>& lr_tensor,
-                    const std::optional<at::Tensor>& grad_scale,
-                    const std::optional<at::Tensor>& found_inf) {
+void fused_adam_in_place_entry(at::TensorList self, at::TensorList grads, at::TensorList exp_avgs,
+                               at::TensorList exp_avg_sqs, at::TensorList max_exp_avg_sqs,
+                               at::TensorList state_steps, double lr, double beta1, double beta2,
+                               double weight_decay, double eps, bool amsgrad, bool maximize,
+                               bool decoupled_weight_decay,
+                               const std::optional<at::Tensor>& lr_tensor,
+                               const std::optional<at::Tensor>& grad_scale,
+                               const std::optional<at::Tensor>& found_inf) {
   check_lengths("grads", grads.size(), self.size());
   check_lengths("exp_avgs", exp_avgs.size(), self.size());
   check_lengths("exp_avg_sqs", exp_avg_sqs.size(), self.size());
@@ -119,7 +120,7 @@ std::vector<at::Tensor> copies(at::TensorList tensors) {
 
 std::tuple<std::vector<at::Tensor>, std::vector<at::Tensor>, std::vector<at::Tensor>,
            std::vector<at::Tensor>>
-functional_entry(at::TensorList self, at::TensorList grads, at::TensorList exp_avgs,
+fused_adam_entry(at::TensorList self, at::TensorList grads, at::TensorList exp_avgs,
                  at::TensorList exp_avg_sqs, at::TensorList max_exp_avg_sqs,
                  at::TensorList state_steps, double lr, double beta1, double beta2,
                  double weight_decay, double eps, bool amsgrad, bool maximize,
@@ -128,21 +129,22 @@ functional_entry(at::TensorList self, at::TensorList grads, at::TensorList exp_a
                  const std::optional<at::Tensor>& found_inf) {
   auto params = copies(self), m = copies(exp_avgs), v = copies(exp_avg_sqs),
        v_max = copies(max_exp_avg_sqs);
-  in_place_entry(params, grads, m, v, v_max, state_steps, lr, beta1, beta2, weight_decay, eps,
-                 amsgrad, maximize, decoupled_weight_decay, lr_tensor, grad_scale, found_inf);
+  fused_adam_in_place_entry(params, grads, m, v, v_max, state_steps, lr, beta1, beta2, weight_decay,
+                            eps, amsgrad, maximize, decoupled_weight_decay, lr_tensor, grad_scale,
+                            found_inf);
   return {std::move(params), std::move(m), std::move(v), std::move(v_max)};
 }
 
-void register_entries(torch::Library& m) {
-  m.impl("fused_adam_", in_place_entry);
-  m.impl("fused_adam", functional_entry);
+void register_fused_adam(torch::Library& m) {
+  m.impl("fused_adam_", fused_adam_in_place_entry);
+  m.impl("fused_adam", fused_adam_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_fused_adam(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_fused_adam(m); }
 // For their message: a sparse gradient among the others comes by these keys.
-TORCH_LIBRARY_IMPL(pyext, SparseCPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, SparseCUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, SparseCPU, m) { register_fused_adam(m); }
+TORCH_LIBRARY_IMPL(pyext, SparseCUDA, m) { register_fused_adam(m); }
 
 }  // namespace
 }  // namespace pyext

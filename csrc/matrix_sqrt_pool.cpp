@@ -19,14 +19,14 @@ KernelStub<void(const at::Tensor&, const at::Tensor&, const at::Tensor&, const a
 
 namespace {
 
-void check(const at::Tensor& x, int64_t iterations) {
+void check_arguments(const at::Tensor& x, int64_t iterations) {
   check_features("matrix_sqrt_pool", x);
   TORCH_CHECK_VALUE(iterations >= 1, "matrix_sqrt_pool: expected iterations >= 1, got ",
                     iterations);
 }
 
-at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
-  check(x, iterations);
+at::Tensor matrix_sqrt_pool_entry(const at::Tensor& x, int64_t iterations, bool packed) {
+  check_arguments(x, iterations);
   const at::OptionalDeviceGuard guard(at::device_of(x));
   const int64_t batch = x.size(0), rows = x.size(1);
   auto out = packed ? empty_result({batch, packed_size(rows)}, x.options())
@@ -36,9 +36,10 @@ at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
   return out;
 }
 
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& result,
-                    int64_t iterations, bool packed) {
-  check(x, iterations);
+at::Tensor matrix_sqrt_pool_backward_entry(const at::Tensor& grad, const at::Tensor& x,
+                                           const at::Tensor& result, int64_t iterations,
+                                           bool packed) {
+  check_arguments(x, iterations);
   TORCH_CHECK_VALUE(grad.sizes() == result.sizes(),
                     "matrix_sqrt_pool_backward: expected grad of shape ", result.sizes(), ", got ",
                     grad.sizes());
@@ -49,13 +50,13 @@ at::Tensor backward(const at::Tensor& grad, const at::Tensor& x, const at::Tenso
   return grad_x;
 }
 
-void register_entries(torch::Library& m) {
-  m.impl("matrix_sqrt_pool", forward);
-  m.impl("matrix_sqrt_pool_backward", backward);
+void register_matrix_sqrt_pool(torch::Library& m) {
+  m.impl("matrix_sqrt_pool", matrix_sqrt_pool_entry);
+  m.impl("matrix_sqrt_pool_backward", matrix_sqrt_pool_backward_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_matrix_sqrt_pool(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_matrix_sqrt_pool(m); }
 
 }  // namespace
 

@@ -30,23 +30,23 @@ void compute(at::Tensor& out, const at::Tensor& self, double eps) {
   out = iter.output();
 }
 
-at::Tensor functional_entry(const at::Tensor& self, double eps) {
+at::Tensor signed_sqrt_entry(const at::Tensor& self, double eps) {
   at::Tensor out;
   compute(out, self, eps);
   return out;
 }
 
-at::Tensor& inplace_entry(at::Tensor& self, double eps) {
+at::Tensor& signed_sqrt_in_place_entry(at::Tensor& self, double eps) {
   compute(self, self, eps);
   return self;
 }
 
-at::Tensor& out_entry(const at::Tensor& self, double eps, at::Tensor& out) {
+at::Tensor& signed_sqrt_out_entry(const at::Tensor& self, double eps, at::Tensor& out) {
   compute(out, self, eps);
   return out;
 }
 
-at::Tensor backward_entry(const at::Tensor& grad, const at::Tensor& result) {
+at::Tensor signed_sqrt_backward_entry(const at::Tensor& grad, const at::Tensor& result) {
   const at::OptionalDeviceGuard guard(at::device_of(result));
   at::Tensor out;
   if (grad.is_contiguous() && result.is_contiguous() && grad.sizes() == result.sizes()) {
@@ -57,15 +57,15 @@ at::Tensor backward_entry(const at::Tensor& grad, const at::Tensor& result) {
   return iter.output();
 }
 
-void register_entries(torch::Library& m) {
-  m.impl("signed_sqrt", functional_entry);
-  m.impl("signed_sqrt_", inplace_entry);
-  m.impl("signed_sqrt.out", out_entry);
-  m.impl("signed_sqrt_backward", backward_entry);
+void register_signed_sqrt(torch::Library& m) {
+  m.impl("signed_sqrt", signed_sqrt_entry);
+  m.impl("signed_sqrt_", signed_sqrt_in_place_entry);
+  m.impl("signed_sqrt.out", signed_sqrt_out_entry);
+  m.impl("signed_sqrt_backward", signed_sqrt_backward_entry);
 }
 
-TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_entries(m); }
-TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_entries(m); }
+TORCH_LIBRARY_IMPL(pyext, CPU, m) { register_signed_sqrt(m); }
+TORCH_LIBRARY_IMPL(pyext, CUDA, m) { register_signed_sqrt(m); }
 
 }  // namespace
 

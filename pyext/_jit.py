@@ -15,8 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +124,9 @@ def build(root: Path, target: Target, verbose: bool = False) -> Path:
         title += f", CUDA {', '.join(target.cuda)}" if target.cuda else ""
         _drop_stale_objects(root, work)
         log = work / "build.log"
-        steps = sum(len(library.sources) + 1 for library in libraries)
-        request = {"sys_path": sys.path, "libraries": [_arguments(one, work) for one in libraries]}
+        requested = [_arguments(library, work) for library in libraries]
+        request = {"sys_path": sys.path, "libraries": requested}
+        steps = sum(len(library["sources"]) + 1 for library in requested)
         _stand_in(work, compiler)
         (work / "request.json").write_text(json.dumps(request, indent=2))
         environment = os.environ | _environment(compiler, ninja, target)
@@ -235,7 +234,7 @@ def _arguments(library: Library, work: Path) -> dict[str, Any]:
         links.append(f"-L{_quote(str(work / 'stand_in'))}")
     return {
         "name": library.name,
-        "sources": _distinct(library.sources, folder),
+        "sources": library.translation_units(folder),
         "extra_cflags": [] if library.cuda else flags,
         "extra_cuda_cflags": flags if library.cuda else [],
         "extra_ldflags": links,
@@ -258,26 +257,6 @@ def _stand_in(work: Path, compiler: Compiler) -> None:
             f"The compiler {compiler.command} cannot link: {_toolchain.first_error(done.stderr)}",
             "Install it completely (Debian, Ubuntu: `apt install build-essential`), or set CXX.",
         )
-
-
-def _distinct(sources: Sequence[Path], folder: Path) -> list[str]:
-    """The sources under distinct file names.
-
-    cpp_extension names an object after the file name alone, and an op has one stem in every folder:
-    csrc/signed_sqrt.cpp and csrc/autograd/signed_sqrt.cpp. The second is compiled through a file
-    that includes it.
-    """
-    names = Counter(source.name for source in sources)
-    result = []
-    for source in sources:
-        if names[source.name] > 1 and source.parent.name != "csrc":
-            wrapper = folder / f"{source.parent.name}_{source.name}"
-            text = f'#include "{source}"\n'
-            if not wrapper.exists() or wrapper.read_text() != text:
-                wrapper.write_text(text)
-            source = wrapper
-        result.append(str(source))
-    return result
 
 
 def _quote(argument: str) -> str:

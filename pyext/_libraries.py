@@ -43,6 +43,31 @@ class Library:
     cuda: bool = False
 
     @property
+    def merged(self) -> bool:
+        """Whether the sources of one folder are compiled as one file.
+
+        Nearly all of a host file's time goes into torch's headers. Kernels are other work, and
+        better spread over the processors.
+        """
+        return self.name in (CORE, PYTHON_MODULE)
+
+    def translation_units(self, folder: Path) -> list[str]:
+        """The files to compile, under distinct names; those that are merged lie in `folder`."""
+        if not self.merged:
+            return [str(source) for source in self.sources]
+        folder.mkdir(parents=True, exist_ok=True)
+        units = []
+        for room in dict.fromkeys(source.parent for source in self.sources):
+            names = [source.name for source in self.sources if source.parent == room]
+            place = "" if room.name == "csrc" else f"{room.name}/"
+            text = "".join(f'#include "{place}{name}"\n' for name in names)
+            unit = folder / f"{room.name}.cpp"
+            if not unit.exists() or unit.read_text() != text:  # untouched, it is not compiled again
+                unit.write_text(text)
+            units.append(str(unit))
+        return units
+
+    @property
     def python(self) -> bool:
         """Whether this is the Python module, which alone may link libtorch_python."""
         return self.name == PYTHON_MODULE

@@ -34,8 +34,8 @@ struct Arguments {
 };
 
 // The op by its definition, with what its gradient needs.
-struct Formula {
-  Formula(const at::Tensor& x_, const at::Tensor& y_, const Arguments& arguments_)
+struct BilinearPoolFormula {
+  BilinearPoolFormula(const at::Tensor& x_, const at::Tensor& y_, const Arguments& arguments_)
       : arguments(arguments_),
         x(features_of(x_, arguments.center)),
         y(y_.defined() ? features_of(y_, arguments.center) : x),
@@ -112,12 +112,13 @@ struct BilinearPoolBackward : OpNode {
   SavedVariable x, y, result, norm;
 };
 
-Pair forward(const at::Tensor& x, const OptionalTensor& y_, std::optional<double> scale, double eps,
-             bool signed_sqrt, bool l2, bool packed, bool center) {
+Pair bilinear_pool_autograd(const at::Tensor& x, const OptionalTensor& y_,
+                            std::optional<double> scale, double eps, bool signed_sqrt, bool l2,
+                            bool packed, bool center) {
   const Arguments arguments{scale, eps, signed_sqrt, l2, packed, center};
   const auto y = y_.value_or(at::Tensor());
   if (has_tangent(x) || (y.defined() && has_tangent(y))) {
-    return Formula(x, y, arguments).outputs();
+    return BilinearPoolFormula(x, y, arguments).outputs();
   }
   NodePtr owner;
   auto* node = record<BilinearPoolBackward>(owner, x, y);
@@ -137,9 +138,11 @@ Pair forward(const at::Tensor& x, const OptionalTensor& y_, std::optional<double
 }
 
 // The derivative is taken through x and y: result and norm are functions of them.
-Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor& y_,
-              const at::Tensor& result, const at::Tensor& norm, std::optional<double> scale,
-              double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
+Pair bilinear_pool_backward_autograd(const at::Tensor& grad, const at::Tensor& x,
+                                     const OptionalTensor& y_, const at::Tensor& result,
+                                     const at::Tensor& norm, std::optional<double> scale,
+                                     double eps, bool signed_sqrt, bool l2, bool packed,
+                                     bool center) {
   const Arguments arguments{scale, eps, signed_sqrt, l2, packed, center};
   const auto y = y_.value_or(at::Tensor());
   auto value = [&] {
@@ -147,31 +150,34 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
     return arguments.backward(grad, x, y_, result, norm);
   }();
   if (!is_derived(grad) && !is_derived(x) && !is_derived(y)) return value;
-  const auto [of_x, of_y] = Formula(x, y, arguments).gradients(grad);
+  const auto [of_x, of_y] = BilinearPoolFormula(x, y, arguments).gradients(grad);
   return {with_derivatives_of(of_x, std::get<0>(value)),
           with_derivatives_of(of_y, std::get<1>(value))};
 }
 
 // As torch's matrix products: features of a wider type are cast to the type of autocast.
 template <c10::DeviceType device, c10::DispatchKey key>
-Pair with_autocast(const at::Tensor& x, const OptionalTensor& y, std::optional<double> scale,
-                   double eps, bool signed_sqrt, bool l2, bool packed, bool center) {
+Pair bilinear_pool_autocast(const at::Tensor& x, const OptionalTensor& y,
+                            std::optional<double> scale, double eps, bool signed_sqrt, bool l2,
+                            bool packed, bool center) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
   return bilinear_pool(autocast(x, device), autocast(y, device), scale, eps, signed_sqrt, l2,
                        packed, center);
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("bilinear_pool", forward);
-  m.impl("bilinear_pool_backward", backward);
+  m.impl("bilinear_pool", bilinear_pool_autograd);
+  m.impl("bilinear_pool_backward", bilinear_pool_backward_autograd);
 }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
-  m.impl("bilinear_pool", with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
+  m.impl("bilinear_pool",
+         bilinear_pool_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
 }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCUDA, m) {
-  m.impl("bilinear_pool", with_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
+  m.impl("bilinear_pool",
+         bilinear_pool_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
 }
 
 }  // namespace

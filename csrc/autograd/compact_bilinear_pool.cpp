@@ -20,8 +20,9 @@ OptionalTensor optional(const at::Tensor& x) {
 }
 
 // The op by its definition: a signed scatter of products of channels; its gradient gathers.
-struct Formula {
-  Formula(const at::Tensor& x_, const at::Tensor& y_, const Sketches& sketches, int64_t output_dim_)
+struct CompactBilinearPoolFormula {
+  CompactBilinearPoolFormula(const at::Tensor& x_, const at::Tensor& y_, const Sketches& sketches,
+                             int64_t output_dim_)
       : x(features_of(x_, /*center=*/false)),
         y(y_.defined() ? features_of(y_, /*center=*/false) : x),
         symmetric(!y_.defined()),
@@ -82,14 +83,15 @@ void check_differentiable(const Sketches& sketches) {
   torch::autograd::check_no_requires_grad(sketches.sign2, "sign2", "compact_bilinear_pool");
 }
 
-at::Tensor forward(const at::Tensor& x, const OptionalTensor& y_, const at::Tensor& hash1,
-                   const at::Tensor& sign1, const at::Tensor& hash2, const at::Tensor& sign2,
-                   int64_t output_dim) {
+at::Tensor compact_bilinear_pool_autograd(const at::Tensor& x, const OptionalTensor& y_,
+                                          const at::Tensor& hash1, const at::Tensor& sign1,
+                                          const at::Tensor& hash2, const at::Tensor& sign2,
+                                          int64_t output_dim) {
   const Sketches sketches{hash1, sign1, hash2, sign2};
   check_differentiable(sketches);
   const auto y = y_.value_or(at::Tensor());
   if (has_tangent(x) || (y.defined() && has_tangent(y))) {
-    return Formula(x, y, sketches, output_dim).result();
+    return CompactBilinearPoolFormula(x, y, sketches, output_dim).result();
   }
   NodePtr owner;
   auto* node = record<CompactBilinearPoolBackward>(owner, x, y);
@@ -109,9 +111,10 @@ at::Tensor forward(const at::Tensor& x, const OptionalTensor& y_, const at::Tens
   return out;
 }
 
-Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor& y_,
-              const at::Tensor& hash1, const at::Tensor& sign1, const at::Tensor& hash2,
-              const at::Tensor& sign2) {
+Pair compact_bilinear_pool_backward_autograd(const at::Tensor& grad, const at::Tensor& x,
+                                             const OptionalTensor& y_, const at::Tensor& hash1,
+                                             const at::Tensor& sign1, const at::Tensor& hash2,
+                                             const at::Tensor& sign2) {
   const Sketches sketches{hash1, sign1, hash2, sign2};
   check_differentiable(sketches);
   const auto y = y_.value_or(at::Tensor());
@@ -121,34 +124,35 @@ Pair backward(const at::Tensor& grad, const at::Tensor& x, const OptionalTensor&
   }();
   if (!is_derived(grad) && !is_derived(x) && !is_derived(y)) return value;
   const auto output_dim = grad.sym_size(1).guard_int(__FILE__, __LINE__);
-  const auto [of_x, of_y] = Formula(x, y, sketches, output_dim).gradients(grad);
+  const auto [of_x, of_y] = CompactBilinearPoolFormula(x, y, sketches, output_dim).gradients(grad);
   return {with_derivatives_of(of_x, std::get<0>(value)),
           with_derivatives_of(of_y, std::get<1>(value))};
 }
 
 // As torch's matrix products: features of a wider type are cast to the type of autocast.
 template <c10::DeviceType device, c10::DispatchKey key>
-at::Tensor with_autocast(const at::Tensor& x, const OptionalTensor& y, const at::Tensor& hash1,
-                         const at::Tensor& sign1, const at::Tensor& hash2, const at::Tensor& sign2,
-                         int64_t output_dim) {
+at::Tensor compact_bilinear_pool_autocast(const at::Tensor& x, const OptionalTensor& y,
+                                          const at::Tensor& hash1, const at::Tensor& sign1,
+                                          const at::Tensor& hash2, const at::Tensor& sign2,
+                                          int64_t output_dim) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
   return compact_bilinear_pool(autocast(x, device), autocast(y, device),
                                {hash1, sign1, hash2, sign2}, output_dim);
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("compact_bilinear_pool", forward);
-  m.impl("compact_bilinear_pool_backward", backward);
+  m.impl("compact_bilinear_pool", compact_bilinear_pool_autograd);
+  m.impl("compact_bilinear_pool_backward", compact_bilinear_pool_backward_autograd);
 }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
   m.impl("compact_bilinear_pool",
-         with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
+         compact_bilinear_pool_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
 }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCUDA, m) {
   m.impl("compact_bilinear_pool",
-         with_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
+         compact_bilinear_pool_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
 }
 
 }  // namespace

@@ -202,8 +202,8 @@ void set_tangents(const CrossEntropyOutputs& out, const at::Tensor& input, const
   if (entropy.defined()) set_tangent(out.entropy, entropy);
 }
 
-CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
-                            const CrossEntropyOptions& options) {
+CrossEntropyOutputs cross_entropy_autograd(const at::Tensor& input, const at::Tensor& target,
+                                           const CrossEntropyOptions& options) {
   check_differentiable(options);
   NodePtr owner;
   auto* node = record<CrossEntropyBackward>(owner, input, target);
@@ -230,10 +230,11 @@ CrossEntropyOutputs forward(const at::Tensor& input, const at::Tensor& target,
 }
 
 // The derivative is taken through `input`: normalizer and entropy are functions of it.
-at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
-                    const at::Tensor& grad_entropy, const at::Tensor& input,
-                    const at::Tensor& target, const at::Tensor& normalizer,
-                    const at::Tensor& entropy, const CrossEntropyOptions& options) {
+at::Tensor cross_entropy_backward_autograd(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
+                                           const at::Tensor& grad_entropy, const at::Tensor& input,
+                                           const at::Tensor& target, const at::Tensor& normalizer,
+                                           const at::Tensor& entropy,
+                                           const CrossEntropyOptions& options) {
   check_differentiable(options);
   NodePtr owner;
   auto* node =
@@ -280,7 +281,9 @@ at::Tensor backward(const at::Tensor& grad_loss, const at::Tensor& grad_lse,
   return gradient;
 }
 
-TORCH_LIBRARY_IMPL(pyext, Autograd, m) { register_cross_entropy<forward, backward>(m); }
+TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
+  register_cross_entropy<cross_entropy_autograd, cross_entropy_backward_autograd>(m);
+}
 
 }  // namespace
 }  // namespace pyext

@@ -171,9 +171,10 @@ struct EinsumBackward : OpNode {
   std::vector<int64_t> path;
 };
 
-at::Tensor functional(c10::string_view equation, at::TensorList operands, const c10::Scalar& alpha,
-                      c10::string_view layout, std::optional<at::ScalarType> accumulate_dtype,
-                      at::OptionalIntArrayRef path) {
+at::Tensor einsum_autograd(c10::string_view equation, at::TensorList operands,
+                           const c10::Scalar& alpha, c10::string_view layout,
+                           std::optional<at::ScalarType> accumulate_dtype,
+                           at::OptionalIntArrayRef path) {
   const std::string text(equation);
   const EinsumOptions options{alpha, std::string(layout), accumulate_dtype, path};
   NodePtr owner;
@@ -215,9 +216,10 @@ at::Tensor functional(c10::string_view equation, at::TensorList operands, const 
   return result;
 }
 
-at::Tensor& out(c10::string_view equation, at::TensorList operands, const c10::Scalar& alpha,
-                const c10::Scalar& beta, std::optional<at::ScalarType> accumulate_dtype,
-                at::OptionalIntArrayRef path, at::Tensor& out) {
+at::Tensor& einsum_out_autograd(c10::string_view equation, at::TensorList operands,
+                                const c10::Scalar& alpha, const c10::Scalar& beta,
+                                std::optional<at::ScalarType> accumulate_dtype,
+                                at::OptionalIntArrayRef path, at::Tensor& out) {
   if (torch::autograd::compute_requires_grad(operands, out)) {
     torch::autograd::throw_error_out_requires_grad("einsum");
   }
@@ -226,10 +228,10 @@ at::Tensor& out(c10::string_view equation, at::TensorList operands, const c10::S
                     {alpha, "contiguous", accumulate_dtype, path}, out);
 }
 
-at::Tensor& out_bumping_version(c10::string_view equation, at::TensorList operands,
-                                const c10::Scalar& alpha, const c10::Scalar& beta,
-                                std::optional<at::ScalarType> accumulate_dtype,
-                                at::OptionalIntArrayRef path, at::Tensor& out) {
+at::Tensor& einsum_out_bumping_version(c10::string_view equation, at::TensorList operands,
+                                       const c10::Scalar& alpha, const c10::Scalar& beta,
+                                       std::optional<at::ScalarType> accumulate_dtype,
+                                       at::OptionalIntArrayRef path, at::Tensor& out) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     einsum_out(std::string(equation), operands, beta, {alpha, "contiguous", accumulate_dtype, path},
@@ -240,11 +242,11 @@ at::Tensor& out_bumping_version(c10::string_view equation, at::TensorList operan
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("einsum", functional);
-  m.impl("einsum.out", out);
+  m.impl("einsum", einsum_autograd);
+  m.impl("einsum.out", einsum_out_autograd);
 }
 
-TORCH_LIBRARY_IMPL(pyext, ADInplaceOrView, m) { m.impl("einsum.out", out_bumping_version); }
+TORCH_LIBRARY_IMPL(pyext, ADInplaceOrView, m) { m.impl("einsum.out", einsum_out_bumping_version); }
 
 }  // namespace
 }  // namespace pyext

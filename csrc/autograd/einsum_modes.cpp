@@ -13,10 +13,10 @@
 namespace pyext {
 namespace {
 
-at::Tensor& out_functionalized(c10::string_view equation, at::TensorList operands,
-                               const c10::Scalar& alpha, const c10::Scalar& beta,
-                               std::optional<at::ScalarType> accumulate_dtype,
-                               at::OptionalIntArrayRef path, at::Tensor& out) {
+at::Tensor& einsum_out_functionalized(c10::string_view equation, at::TensorList operands,
+                                      const c10::Scalar& alpha, const c10::Scalar& beta,
+                                      std::optional<at::ScalarType> accumulate_dtype,
+                                      at::OptionalIntArrayRef path, at::Tensor& out) {
   const std::string text(equation);
   const EinsumOptions options{alpha, "contiguous", accumulate_dtype, path};
   std::vector<at::Tensor> inputs = operands.vec();
@@ -72,25 +72,25 @@ at::Tensor with_batches(c10::string_view equation, at::TensorList operands,
 
 // As torch's matrix products: operands of a wider type are cast to the type of autocast.
 template <c10::DeviceType device, c10::DispatchKey key>
-at::Tensor with_autocast(c10::string_view equation, at::TensorList operands,
-                         const c10::Scalar& alpha, c10::string_view layout,
-                         std::optional<at::ScalarType> accumulate_dtype,
-                         at::OptionalIntArrayRef path) {
+at::Tensor einsum_autocast(c10::string_view equation, at::TensorList operands,
+                           const c10::Scalar& alpha, c10::string_view layout,
+                           std::optional<at::ScalarType> accumulate_dtype,
+                           at::OptionalIntArrayRef path) {
   const c10::impl::ExcludeDispatchKeyGuard guard(c10::DispatchKeySet{key});
   return einsum(std::string(equation), autocast(operands, device),
                 {alpha, std::string(layout), accumulate_dtype, path});
 }
 
-TORCH_LIBRARY_IMPL(pyext, Functionalize, m) { m.impl("einsum.out", out_functionalized); }
+TORCH_LIBRARY_IMPL(pyext, Functionalize, m) { m.impl("einsum.out", einsum_out_functionalized); }
 
 TORCH_LIBRARY_IMPL(pyext, Batched, m) { m.impl("einsum", with_batches); }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCPU, m) {
-  m.impl("einsum", with_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
+  m.impl("einsum", einsum_autocast<c10::DeviceType::CPU, c10::DispatchKey::AutocastCPU>);
 }
 
 TORCH_LIBRARY_IMPL(pyext, AutocastCUDA, m) {
-  m.impl("einsum", with_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
+  m.impl("einsum", einsum_autocast<c10::DeviceType::CUDA, c10::DispatchKey::AutocastCUDA>);
 }
 
 }  // namespace

@@ -14,8 +14,8 @@ namespace {
 at::Tensor per_matrix(const at::Tensor& values) { return values.unsqueeze(1).unsqueeze(2); }
 
 // The op by its definition, with what its gradient needs.
-struct Formula {
-  Formula(const at::Tensor& x_, int64_t iterations_, bool packed_)
+struct MatrixSqrtPoolFormula {
+  MatrixSqrtPoolFormula(const at::Tensor& x_, int64_t iterations_, bool packed_)
       : x(features_of(x_, /*center=*/true)),
         iterations(iterations_),
         packed(packed_),
@@ -100,8 +100,8 @@ struct MatrixSqrtPoolBackward : OpNode {
   bool packed;
 };
 
-at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
-  if (has_tangent(x)) return Formula(x, iterations, packed).result();
+at::Tensor matrix_sqrt_pool_autograd(const at::Tensor& x, int64_t iterations, bool packed) {
+  if (has_tangent(x)) return MatrixSqrtPoolFormula(x, iterations, packed).result();
   NodePtr owner;
   auto* node = record<MatrixSqrtPoolBackward>(owner, x);
   auto result = [&] {
@@ -119,19 +119,20 @@ at::Tensor forward(const at::Tensor& x, int64_t iterations, bool packed) {
 }
 
 // The derivative is taken through x: the result is a function of it.
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& x, const at::Tensor& result,
-                    int64_t iterations, bool packed) {
+at::Tensor matrix_sqrt_pool_backward_autograd(const at::Tensor& grad, const at::Tensor& x,
+                                              const at::Tensor& result, int64_t iterations,
+                                              bool packed) {
   const auto value = [&] {
     const at::AutoDispatchBelowADInplaceOrView guard;
     return matrix_sqrt_pool_backward(grad, x, result, iterations, packed);
   }();
   if (!is_derived(grad) && !is_derived(x)) return value;
-  return with_derivatives_of(Formula(x, iterations, packed).gradient(grad), value);
+  return with_derivatives_of(MatrixSqrtPoolFormula(x, iterations, packed).gradient(grad), value);
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("matrix_sqrt_pool", forward);
-  m.impl("matrix_sqrt_pool_backward", backward);
+  m.impl("matrix_sqrt_pool", matrix_sqrt_pool_autograd);
+  m.impl("matrix_sqrt_pool_backward", matrix_sqrt_pool_backward_autograd);
 }
 
 }  // namespace

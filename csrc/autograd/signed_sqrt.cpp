@@ -45,7 +45,7 @@ struct SignedSqrtBackwardBackward : OpNode {
   SavedVariable grad, result;
 };
 
-at::Tensor functional(const at::Tensor& self, double eps) {
+at::Tensor signed_sqrt_autograd(const at::Tensor& self, double eps) {
   NodePtr owner;
   auto* node = record<SignedSqrtBackward>(owner, self);
   auto result = [&] {
@@ -59,7 +59,7 @@ at::Tensor functional(const at::Tensor& self, double eps) {
   return result;
 }
 
-at::Tensor& in_place(at::Tensor& self, double eps) {
+at::Tensor& signed_sqrt_in_place_autograd(at::Tensor& self, double eps) {
   NodePtr owner;
   auto* node = record<SignedSqrtBackward>(owner, self);
   torch::autograd::check_inplace(self, node != nullptr);
@@ -78,7 +78,7 @@ at::Tensor& in_place(at::Tensor& self, double eps) {
   return self;
 }
 
-at::Tensor& out(const at::Tensor& self, double eps, at::Tensor& out) {
+at::Tensor& signed_sqrt_out_autograd(const at::Tensor& self, double eps, at::Tensor& out) {
   if (torch::autograd::compute_requires_grad(self, out)) {
     torch::autograd::throw_error_out_requires_grad("signed_sqrt");
   }
@@ -86,7 +86,7 @@ at::Tensor& out(const at::Tensor& self, double eps, at::Tensor& out) {
   return signed_sqrt_out(self, eps, out);
 }
 
-at::Tensor backward(const at::Tensor& grad, const at::Tensor& result) {
+at::Tensor signed_sqrt_backward_autograd(const at::Tensor& grad, const at::Tensor& result) {
   NodePtr owner;
   auto* node = record<SignedSqrtBackwardBackward>(owner, grad, result);
   auto grad_input = [&] {
@@ -110,7 +110,7 @@ at::Tensor backward(const at::Tensor& grad, const at::Tensor& result) {
   return grad_input;
 }
 
-at::Tensor& in_place_bumping_version(at::Tensor& self, double eps) {
+at::Tensor& signed_sqrt_in_place_bumping_version(at::Tensor& self, double eps) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     signed_sqrt_(self, eps);
@@ -119,7 +119,7 @@ at::Tensor& in_place_bumping_version(at::Tensor& self, double eps) {
   return self;
 }
 
-at::Tensor& out_bumping_version(const at::Tensor& self, double eps, at::Tensor& out) {
+at::Tensor& signed_sqrt_out_bumping_version(const at::Tensor& self, double eps, at::Tensor& out) {
   {
     const at::AutoDispatchBelowADInplaceOrView guard;
     signed_sqrt_out(self, eps, out);
@@ -128,29 +128,29 @@ at::Tensor& out_bumping_version(const at::Tensor& self, double eps, at::Tensor& 
   return out;
 }
 
-at::Tensor& in_place_functionalized(at::Tensor& self, double eps) {
+at::Tensor& signed_sqrt_in_place_functionalized(at::Tensor& self, double eps) {
   return functionalize_into(self, self, [eps](at::TensorList x) { return signed_sqrt(x[0], eps); });
 }
 
-at::Tensor& out_functionalized(const at::Tensor& self, double eps, at::Tensor& out) {
+at::Tensor& signed_sqrt_out_functionalized(const at::Tensor& self, double eps, at::Tensor& out) {
   return functionalize_into(out, self, [eps](at::TensorList x) { return signed_sqrt(x[0], eps); });
 }
 
 TORCH_LIBRARY_IMPL(pyext, Autograd, m) {
-  m.impl("signed_sqrt", functional);
-  m.impl("signed_sqrt_", in_place);
-  m.impl("signed_sqrt.out", out);
-  m.impl("signed_sqrt_backward", backward);
+  m.impl("signed_sqrt", signed_sqrt_autograd);
+  m.impl("signed_sqrt_", signed_sqrt_in_place_autograd);
+  m.impl("signed_sqrt.out", signed_sqrt_out_autograd);
+  m.impl("signed_sqrt_backward", signed_sqrt_backward_autograd);
 }
 
 TORCH_LIBRARY_IMPL(pyext, ADInplaceOrView, m) {
-  m.impl("signed_sqrt_", in_place_bumping_version);
-  m.impl("signed_sqrt.out", out_bumping_version);
+  m.impl("signed_sqrt_", signed_sqrt_in_place_bumping_version);
+  m.impl("signed_sqrt.out", signed_sqrt_out_bumping_version);
 }
 
 TORCH_LIBRARY_IMPL(pyext, Functionalize, m) {
-  m.impl("signed_sqrt_", in_place_functionalized);
-  m.impl("signed_sqrt.out", out_functionalized);
+  m.impl("signed_sqrt_", signed_sqrt_in_place_functionalized);
+  m.impl("signed_sqrt.out", signed_sqrt_out_functionalized);
 }
 
 }  // namespace
