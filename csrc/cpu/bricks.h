@@ -80,12 +80,14 @@ struct IndexGroup {
   // How far apart neighbours of a brick lie in a tensor, or -1 if not all equally far.
   int64_t step(int64_t GroupDim::* stride) const {
     int64_t step = 0, length = 1;
+    bool even = true;  // every brick is as long in the faster indices
     for (int i = count() - 1; i >= 0; --i) {
       const GroupDim& dim = dims[i];
       if (dim.brick == 1) continue;
       if (length == 1) step = dim.*stride;
-      if (dim.*stride != step * length) return -1;
+      if (dim.*stride != step * length || !even) return -1;
       length *= dim.brick;
+      even = dim.size % dim.brick == 0;
     }
     return step;
   }

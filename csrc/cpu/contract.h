@@ -115,6 +115,14 @@ class Contraction {
     }
   }
 
+  bool is_real(const ProductTensor& x) const {
+    return parts_ == 1 && x.dtype == c10::CppTypeToScalarType<acc_t>::value;
+  }
+  // Whether rows so far apart fall into few sets of a cache.
+  static bool aliases(int64_t stride, int64_t bytes) {
+    return stride * static_cast<int64_t>(sizeof(acc_t)) % bytes == 0;
+  }
+
   // The stride in the result of the index of M that mirrors this index of N.
   int64_t mirrored(const GroupDim& dim) const {
     for (const auto& other : x_.m.dims) {
@@ -158,14 +166,12 @@ class Contraction {
 
     bool in_place() const {
       const auto& x = owner.x_;
-      if (owner.parts_ > 1 || x.a.dtype != c10::CppTypeToScalarType<acc_t>::value) return false;
       const int64_t row = x.m.step(&GroupDim::x), col = x.k.step(&GroupDim::x);
-      const auto aliases = [](int64_t stride) {
-        return stride * static_cast<int64_t>(sizeof(acc_t)) % 4096 == 0;
-      };
+      if (!owner.is_real(x.a) || row < 0 || col < 0) return false;
+      const bool seldom = x.n.size() <= kSeldom;
       // Rows that fall into the same few sets of a cache are copied, where they are needed often.
-      constexpr int64_t kSeldom = 96;
-      return row >= 0 && (col == 0 || col == 1) && (!aliases(row) || x.n.size() <= kSeldom);
+      if (col <= 1) return seldom || !aliases(row, 4096);
+      return row <= 1 && seldom && !aliases(col, 4096);
     }
 
     Block<acc_t> shape_of(int64_t m, int64_t k, const acc_t* data, int64_t row_stride) const {
@@ -204,10 +210,24 @@ class Contraction {
   struct Right {
     const Contraction& owner;
 
+    // Worth no copy: rows of whole vectors that are needed by few rows of the other factor.
+    bool in_place() const {
+      const auto& x = owner.x_;
+      const int64_t row = x.k.step(&GroupDim::y), col = x.n.step(&GroupDim::x);
+      constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
+      return !x.pair && owner.is_real(x.b) && row >= 0 && col == 1 &&
+             x.n.size() == x.n.brick_size() && x.n.size() % kWidth == 0 && !aliases(row, 1024) &&
+             x.m.size() <= kSeldom;
+    }
+
     Block<acc_t> block(int64_t batch, int64_t k_tile, int64_t n_tile, acc_t* scratch,
                        int64_t row_stride) const {
       const auto& x = owner.x_;
       const Brick n = x.n.at(n_tile), k = x.k.at(k_tile);
+      if (in_place()) {
+        const acc_t* data = static_cast<const acc_t*>(x.b.data) + x.offsets(batch)[1] + n.x + k.y;
+        return {data, k.size, n.size, x.k.step(&GroupDim::y), 1};
+      }
       const int parts = owner.parts_;
       if (x.pair) {
         owner.pair_->block(batch, k, n, scratch, row_stride);

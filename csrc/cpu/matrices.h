@@ -110,6 +110,9 @@ inline Matrices matrices_to_weigh(const SumOfProducts& problem,
   return result;
 }
 
+// Rows or columns of the other factor up to which a factor that lies well is not copied first.
+constexpr int64_t kSeldom = 96;
+
 // An estimate of processor cycles, to choose which factor is vectorised over.
 template <typename acc_t>
 double cycles(const Matrices& x) {
@@ -119,12 +122,14 @@ double cycles(const Matrices& x) {
   const int b_run = x.n.contiguous(&GroupDim::x), out_run = x.n.contiguous(&GroupDim::y);
   const double padded = std::ceil(n / kWidth) * kWidth;
   double sum = m * padded * k / kWidth;
-  sum += m * k * (x.k.contiguous(&GroupDim::x) >= 0 ? kCopied : kTransposed);
+  const bool a_rows = x.k.contiguous(&GroupDim::x) >= 0;
+  const bool a_columns = x.m.contiguous(&GroupDim::x) >= 0;
+  if (n > kSeldom || !(a_rows || a_columns)) sum += m * k * (a_rows ? kCopied : kTransposed);
   if (b_run >= 0 && out_run >= 0 && b_run != out_run) {
     sum += std::min(k, m) * n * (kTransposed - kCopied);
     sum += k * n * kCopied + m * n * kCopied;
   } else {
-    sum += k * n * (b_run >= 0 ? kCopied : kTransposed);
+    if (m > kSeldom || b_run < 0) sum += k * n * (b_run >= 0 ? kCopied : kTransposed);
     sum += m * n * (out_run >= 0 ? kCopied : kTransposed);
   }
   return sum;
