@@ -88,6 +88,50 @@ def test_rows_are_weighed(equation, first, second, third, dtype):
     assert torch.equal(out, 0.5 * expected + 6)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.complex64])
+@pytest.mark.parametrize("rows", range(1, 9))
+@pytest.mark.parametrize(
+    "equation", ["bij,bjk->bik", "bij,bjk->kbi", "bij,bj->ib", "abij,bjk->bika"]
+)
+def test_products_of_many_small_matrices(equation, rows, dtype):
+    sizes = {"a": 2, "b": 2500, "i": rows, "j": 3, "k": 5}
+    shapes = [[sizes[label] for label in term] for term in equation.split("->")[0].split(",")]
+    x, y = (integers(shape, dtype) for shape in shapes)
+    expected = exact(equation, x, y)
+    assert torch.equal(pyext.einsum(equation, x, y), expected)
+    assert torch.equal(pyext.einsum(equation, x.mT.contiguous().mT, y), expected)
+    room = torch.full([size + 1 for size in expected.shape], 5, dtype=dtype)
+    out = room[tuple(slice(size) for size in expected.shape)]
+    pyext.einsum(equation, x, y, out=out, alpha=2, beta=-1)
+    assert torch.equal(out, 2 * expected - 5)
+    out.fill_(5)
+    assert int((room == 5).sum()) == room.numel()
+
+
+# Factors that few rows need are multiplied where they lie, when their rows are whole vectors.
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [16, 20, 32, 64])
+@pytest.mark.parametrize("equation", ["bhqk,bkhd->bqhd", "bhkq,bkhd->bqhd", "bhqk,bkhd->bhdq"])
+def test_small_heads_of_attention(equation, columns, dtype):
+    x = integers((3, 2, 24, 24), dtype)
+    y = integers((3, 24, 5, 2, columns), dtype)[:, :, 3]
+    assert torch.equal(pyext.einsum(equation, x, y), exact(equation, x, y))
+
+
+def test_rows_that_overlap_are_summed_as_they_lie():
+    x, room = integers((40, 200), torch.float32), integers((8192,), torch.float32)
+    y = room.as_strided((200, 100), (32, 1))
+    expected = exact("ij,jk->ik", x, y.clone())
+    assert torch.equal(pyext.einsum("ij,jk->ik", x, y), expected)
+    y = room.as_strided((20, 10, 100), (32, 64, 1))
+    x = x.view(40, 20, 10)
+    expected = exact("ijk,jkl->il", x, y.clone())
+    assert torch.equal(pyext.einsum("ijk,jkl->il", x, y), expected)
+    y = room.as_strided((2, 100, 30), (64, 1, 100))
+    x = integers((40, 30), torch.float32)
+    assert torch.equal(pyext.einsum("ij,abj->iab", x, y), exact("ij,abj->iab", x, y.clone()))
+
+
 def test_infinite_padding_does_not_leak_into_weighed_rows():
     x1, w, x2 = (integers(s, torch.float32) for s in [(19, 33), (2, 33, 40), (19, 40)])
     x1 = x1.repeat(9, 1)

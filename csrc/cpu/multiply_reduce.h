@@ -29,7 +29,7 @@ class MultiplyReduce {
   // In how many pieces the sums are better formed, so that many threads have work and long sums
   // keep their digits.
   int64_t pieces() const {
-    int64_t results = x_.lane.out == 0 ? 1 : x_.lane.size;
+    int64_t results = (x_.lane.out == 0 ? 1 : x_.lane.size) * x_.inner_size();
     for (const auto& dim : x_.kept) results *= dim.size;
     const int64_t terms = x_.sums_size() * (x_.lane.out == 0 ? x_.lane.size : 1);
     if (x_.lane.out == 0) return results > 64 ? 1 : std::min<int64_t>(1024, terms / 16384);
@@ -46,7 +46,8 @@ class MultiplyReduce {
       return;
     }
     const int64_t chunk = lanes_per_chunk(), chunks = (x_.lane.size + chunk - 1) / chunk;
-    const int64_t work = std::max<int64_t>(1, std::min(chunk, x_.lane.size) * x_.sums_size());
+    const int64_t terms = x_.sums_size() * x_.inner_size();
+    const int64_t work = std::max<int64_t>(1, std::min(chunk, x_.lane.size) * terms);
     const int64_t grain = std::max<int64_t>(1, kGrain / work);
     at::parallel_for(0, outer * chunks, grain,
                      [&](int64_t begin, int64_t end) { side_by_side(begin, end, chunk, chunks); });
@@ -59,15 +60,15 @@ class MultiplyReduce {
   int64_t lanes_per_chunk() const {
     constexpr int64_t kLanesOfProducts = 16384;
     if (!x_.packs) return x_.summed.empty() ? kLanesOfProducts : kLanes;
-    return std::clamp<int64_t>(kPacked / x_.brick_size() / kWidth * kWidth, kWidth, kLanes);
+    return std::clamp<int64_t>(kPacked / x_.packed_size() / kWidth * kWidth, kWidth, kLanes);
   }
 
   static constexpr int64_t kLanes = 2048, kPacked = 16384, kRows = 4;
 
   void side_by_side(int64_t begin, int64_t end, int64_t chunk, int64_t chunks) const {
-    const int64_t scratch_size = x_.packs ? chunk * x_.brick_size() : 0;
+    const int64_t scratch_size = x_.packs ? chunk * x_.packed_size() : 0;
     const auto scratch = make_scratch<T>(scratch_size * x_.factors);
-    const auto sums_scratch = make_scratch<T>(chunk);
+    const auto sums_scratch = make_scratch<T>(chunk * x_.inner_size());
     const bool in_place =
         x_.lane.out == 1 && x_.result_has_type() && alpha_ == T(1) && beta_ == T(0);
     // Results that are not contiguous along the lane lie between those of other indices: these come
@@ -84,14 +85,14 @@ class MultiplyReduce {
       Strides offsets = at.in;
       for (int f = 0; f < x_.factors; ++f) offsets[f] += first * x_.lane.in[f];
       const int64_t out = at.out + first * x_.lane.out;
-      T* sums = in_place ? static_cast<T*>(x_.problem.out.data) + out : sums_scratch.get();
-      bool accumulate = false;
+      T* result = static_cast<T*>(x_.problem.out.data);
       x_.for_each_run(offsets, lanes, scratch.get(), scratch_size,
-                      [&](const Pointers<T>& x, const Run& run) {
-                        side_by_side_of(sums, lanes, x, run, accumulate);
-                        accumulate = true;
+                      [&](int64_t number, const Pointers<T>& x, const Run& run, bool is_first) {
+                        T* sums = in_place ? result + out + x_.inner_offset(number)
+                                           : sums_scratch.get() + number * lanes;
+                        side_by_side_of(sums, lanes, x, run, !is_first);
                       });
-      if (!in_place) put(out, x_.lane.out, lanes, sums);
+      if (!in_place) put_inner(out, lanes, sums_scratch.get());
       if (!lanes_last || first + lanes == x_.lane.size) x_.advance(at, 1);
     }
   }
@@ -129,7 +130,7 @@ class MultiplyReduce {
 
   void add_up(int64_t begin, int64_t end) const {
     const int64_t chunk = x_.packs ? std::min<int64_t>(x_.lane.size, kLanes) : x_.lane.size;
-    const int64_t scratch_size = x_.packs ? chunk * x_.brick_size() : 0;
+    const int64_t scratch_size = x_.packs ? chunk * x_.packed_size() : 0;
     const auto scratch = make_scratch<T>(scratch_size * x_.factors);
     // Rows of less than a page are one stream as they follow each other.
     const bool is_long = x_.lane.size * static_cast<int64_t>(sizeof(T)) >= 4096;
@@ -198,12 +199,13 @@ class MultiplyReduce {
       const int64_t lanes = std::min(chunk, x_.lane.size - first);
       Strides offsets = at.in;
       for (int f = 0; f < x_.factors; ++f) offsets[f] += first * x_.lane.in[f];
-      x_.for_each_run(offsets, lanes, scratch, scratch_size, [&](Pointers<T> x, const Run& run) {
-        for (int64_t i = 0; i < run.count; ++i) {
-          add_up_of<rows>(sum, rest, lanes, x, row_step);
-          for (int f = 0; f < x_.factors; ++f) x[f] += run.step[f];
-        }
-      });
+      x_.for_each_run(offsets, lanes, scratch, scratch_size,
+                      [&](int64_t, Pointers<T> x, const Run& run, bool) {
+                        for (int64_t i = 0; i < run.count; ++i) {
+                          add_up_of<rows>(sum, rest, lanes, x, row_step);
+                          for (int f = 0; f < x_.factors; ++f) x[f] += run.step[f];
+                        }
+                      });
     }
     for (int r = 0; r < rows; ++r) {
       const T total = total_of(sum[r], rest[r]);
@@ -268,6 +270,23 @@ class MultiplyReduce {
         to[i * stride] = converted<out_t>(value);
       }
     });
+  }
+
+  // The same for all results of the inner indices, each of which has its sums in a row.
+  void put_inner(int64_t offset, int64_t lanes, const T* sums) const {
+    if (alpha_ == T(1) && beta_ == T(0)) {
+      MoveDims move;
+      int64_t row = lanes;
+      move.add(lanes, 1, x_.lane.out);
+      for (int i = static_cast<int>(x_.inner.size()) - 1; i >= 0; --i) {
+        move.add(x_.inner[i].size, row, x_.inner[i].out);
+        row *= x_.inner[i].size;
+      }
+      return scatter(x_.problem.out, offset, sums, move);
+    }
+    for (int64_t i = 0; i < x_.inner_size(); ++i) {
+      put(offset + x_.inner_offset(i), x_.lane.out, lanes, sums + i * lanes);
+    }
   }
 
   SumLayout<T> x_;

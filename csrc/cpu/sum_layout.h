@@ -1,5 +1,6 @@
 // How a sum of products is walked through: which index is the lane of the vectors, which indices
-// are kept and which summed over, and where each factor lies or is packed to.
+// are kept and which summed over, and where each factor lies or is packed to. What is packed serves
+// all results of a few indices, the inner ones: so are products of many small matrices formed.
 #pragma once
 
 #include <ATen/cpu/vec/vec.h>
@@ -21,7 +22,11 @@ class SumLayout {
   explicit SumLayout(const SumOfProducts& sum) : problem(sum), factors(sum.factors()) {
     choose_lane();
     sort_factors();
-    for (const auto& dim : problem.dims) (dim.out == 0 ? summed : kept).push_back(dim);
+    const auto shared = inner_of(lane, problem.dims);
+    for (size_t d = 0; d < problem.dims.size(); ++d) {
+      const ProductDim& dim = problem.dims[d];
+      (dim.out == 0 ? summed : shared[d] ? inner : kept).push_back(dim);
+    }
     // The result is written in its order.
     std::stable_sort(kept.begin(), kept.end(),
                      [](const ProductDim& a, const ProductDim& b) { return a.out > b.out; });
@@ -41,16 +46,39 @@ class SumLayout {
     return product;
   }
 
-  int64_t brick_size() const {
+  int64_t inner_size() const {
     int64_t product = 1;
-    for (const int64_t brick : bricks_) product *= brick;
+    for (const auto& dim : inner) product *= dim.size;
     return product;
+  }
+
+  // Where in the result the inner indices of this number lie.
+  int64_t inner_offset(int64_t number) const {
+    int64_t offset = 0;
+    for (int i = static_cast<int>(inner.size()) - 1; i >= 0; --i) {
+      offset += number % inner[i].size * inner[i].out;
+      number /= inner[i].size;
+    }
+    return offset;
+  }
+
+  // How many values per lane are packed of a factor, at most.
+  int64_t packed_size() const {
+    int64_t most = 1;
+    for (int f = 0; f < factors; ++f) {
+      int64_t size = 1;
+      for (size_t i = 0; i < summed.size(); ++i) size *= summed[i].in[f] != 0 ? bricks_[i] : 1;
+      for (const auto& dim : inner) size *= dim.in[f] != 0 ? dim.size : 1;
+      if (packed_[f]) most = std::max(most, size);
+    }
+    return most;
   }
 
   // Whether the result has the type that is summed in.
   bool result_has_type() const { return has_type(problem.out); }
 
-  // Calls f(pointers, run) for every run of the sums of the results at these offsets.
+  // Calls f(number, pointers, run, first) for every run of the sums of the results at these
+  // offsets: of those that the inner indices number, and whether it is the first of its sum.
   template <typename F>
   void for_each_run(const Strides& offsets, int64_t lanes, T* scratch, int64_t scratch_size,
                     const F& f) const {
@@ -59,11 +87,25 @@ class SumLayout {
       for (int k = 0; k < factors; ++k) {
         base[k] = static_cast<const T*>(problem.in[k].data) + offsets[k];
       }
-      return walk(whole_, f, 0, base);
+      bool first = true;
+      return walk(whole_, f, 0, 0, base, first);
     }
+    bool first_brick = true;
     for_each_brick([&](const auto& begin, const auto& extent) {
       const Loop loop = loop_over(offsets, begin, extent, lanes, scratch, scratch_size);
-      walk(loop, f, 0, loop.base);
+      const int64_t results = inner_size();
+      for (int64_t number = 0; number < results; ++number) {
+        Pointers<T> base = loop.base;
+        int64_t rest = number;
+        for (int i = static_cast<int>(inner.size()) - 1; i >= 0; --i) {
+          const int64_t value = rest % inner[i].size;
+          rest /= inner[i].size;
+          for (int k = 0; k < factors; ++k) base[k] += value * loop.inner_step[i][k];
+        }
+        bool first = first_brick;
+        walk(loop, f, number, 0, base, first);
+      }
+      first_brick = false;
     });
   }
 
@@ -104,26 +146,42 @@ class SumLayout {
   SumOfProducts problem;     // without the lane, factors that vary along the lane first
   int factors, vectors = 0;  // all of them, and those that vary along the lane
   ProductDim lane{1};
-  c10::SmallVector<ProductDim, 8> kept, summed;
+  c10::SmallVector<ProductDim, 8> kept, inner, summed;
   bool packs = false;  // some factor is packed
 
  private:
   // Where each factor of a brick begins and how far its values lie apart: where they are, or packed
-  // as [summed indices][lanes].
+  // as [summed and inner indices][lanes].
   struct Loop {
     Pointers<T> base{};
-    std::array<Strides, kMaxIndices> step{};
+    std::array<Strides, kMaxIndices> step{}, inner_step{};
     std::array<int64_t, kMaxIndices> extent{};
     int depth = 0;
   };
 
-  static constexpr int64_t kWidth = at::vec::Vectorized<T>::size(), kBrick = 256;
+  static constexpr int64_t kWidth = at::vec::Vectorized<T>::size(), kBrick = 256, kInner = 64;
 
   bool direct(int f, const ProductDim& lane) const {
     return (lane.in[f] == 0 || lane.in[f] == 1) && has_type(problem.in[f]);
   }
   static bool has_type(const ProductTensor& x) {
     return x.dtype == c10::CppTypeToScalarType<T>::value;
+  }
+
+  // Which of these indices are inner ones with this lane: short ones that a packed factor does not
+  // depend on.
+  std::array<bool, kMaxIndices> inner_of(const ProductDim& lane,
+                                         const c10::SmallVectorImpl<ProductDim>& dims) const {
+    std::array<bool, kMaxIndices> result{};
+    if (lane.out == 0) return result;
+    int64_t room = kInner;
+    for (size_t d = 0; d < dims.size(); ++d) {
+      const ProductDim& dim = dims[d];
+      if (&dim == &lane || dim.out == 0 || dim.size > room) continue;
+      for (int f = 0; f < factors; ++f) result[d] |= dim.in[f] == 0 && !direct(f, lane);
+      if (result[d]) room /= dim.size;
+    }
+    return result;
   }
 
   // Takes the index that costs least as the lane: few vectors, little to pack.
@@ -139,10 +197,12 @@ class SumLayout {
       double cost = iterations / static_cast<double>(lane.size) * static_cast<double>(steps);
       double results = 1;
       for (const auto& dim : problem.dims) results *= dim.out == 0 ? 1 : dim.size;
+      const auto shared = inner_of(lane, problem.dims);
       for (int f = 0; f < factors; ++f) {
         double volume = 1;
-        for (const auto& dim : problem.dims) {
-          volume *= dim.in[f] != 0 || dim.out != 0 ? dim.size : 1;
+        for (size_t i = 0; i < problem.dims.size(); ++i) {
+          const ProductDim& dim = problem.dims[i];
+          volume *= dim.in[f] != 0 || (dim.out != 0 && !shared[i]) ? dim.size : 1;
         }
         if (!direct(f, lane)) cost += volume;
       }
@@ -239,6 +299,7 @@ class SumLayout {
       if (!packed_[f]) {
         loop.base[f] = static_cast<const T*>(problem.in[f].data) + offset;
         for (int i = 0; i < loop.depth; ++i) loop.step[i][f] = summed[i].in[f];
+        for (size_t i = 0; i < inner.size(); ++i) loop.inner_step[i][f] = inner[i].in[f];
         continue;
       }
       MoveDims move;
@@ -248,11 +309,25 @@ class SumLayout {
         move.add(lanes, lane.in[f], 1);
         step = lanes;
       }
+      // As they lie in the factor.
+      struct Packed {
+        int64_t size, from;
+        int64_t* step;
+      };
+      c10::SmallVector<Packed, 8> order;
       for (int i = loop.depth - 1; i >= 0; --i) {
-        if (summed[i].in[f] == 0) continue;
-        move.add(extent[i], summed[i].in[f], step);
-        loop.step[i][f] = step;
-        step *= extent[i];
+        if (summed[i].in[f] != 0) order.push_back({extent[i], summed[i].in[f], &loop.step[i][f]});
+      }
+      for (size_t i = 0; i < inner.size(); ++i) {
+        const ProductDim& dim = inner[i];
+        if (dim.in[f] != 0) order.push_back({dim.size, dim.in[f], &loop.inner_step[i][f]});
+      }
+      std::sort(order.begin(), order.end(),
+                [](const Packed& a, const Packed& b) { return a.from < b.from; });
+      for (const Packed& dim : order) {
+        move.add(dim.size, dim.from, step);
+        *dim.step = step;
+        step *= dim.size;
       }
       T* to = scratch + f * scratch_size;
       gather(to, problem.in[f], offset, move);
@@ -261,19 +336,23 @@ class SumLayout {
     return loop;
   }
 
-  // Calls f(pointers, run) for the innermost index at every combination of the others.
+  // Calls f(number, pointers, run, first) for the innermost index at every combination of the
+  // others.
   template <typename F>
-  void walk(const Loop& loop, const F& f, int depth, Pointers<T> x) const {
+  void walk(const Loop& loop, const F& f, int64_t number, int depth, Pointers<T> x,
+            bool& first) const {
     if (depth + 1 >= loop.depth) {
       Run run;
       if (loop.depth > 0) {
         run.count = loop.extent[loop.depth - 1];
         run.step = loop.step[loop.depth - 1];
       }
-      return f(x, run);
+      f(number, x, run, first);
+      first = false;
+      return;
     }
     for (int64_t i = 0; i < loop.extent[depth]; ++i) {
-      walk(loop, f, depth + 1, x);
+      walk(loop, f, number, depth + 1, x, first);
       for (int k = 0; k < factors; ++k) x[k] += loop.step[depth][k];
     }
   }

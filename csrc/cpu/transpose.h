@@ -4,6 +4,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <type_traits>
 
@@ -59,6 +60,72 @@ void transpose_tile(const float* from, int64_t from_stride, float* to, int64_t t
   }
 }
 
+// Where the values of each column lie in sixteen rows of `cols` values that follow each other: the
+// place within a pair of vectors, and which lanes come from which pair.
+template <int cols>
+struct ColumnsOfRows {
+  static constexpr int kPairs = (cols + 1) / 2;
+  alignas(64) std::array<std::array<int32_t, 16>, cols> index{};
+  std::array<std::array<uint16_t, kPairs>, cols> lanes{};
+
+  constexpr ColumnsOfRows() {
+    for (int c = 0; c < cols; ++c) {
+      for (int row = 0; row < 16; ++row) {
+        const int place = row * cols + c;
+        index[c][row] = place % 32;
+        lanes[c][place / 32] |= 1u << row;
+      }
+    }
+  }
+};
+
+// The same for rows of few values that follow each other, of which there are a multiple of 16:
+// whole vectors are read and no lane is idle.
+template <int cols>
+void transpose_short_rows(const float* from, float* to, int64_t to_stride, int64_t rows) {
+  static constexpr ColumnsOfRows<cols> kColumns;
+  for (int64_t r = 0; r < rows; r += 16, from += 16 * cols) {
+    __m512 x[2 * kColumns.kPairs];
+#pragma GCC unroll 8
+    for (int i = 0; i < cols; ++i) x[i] = _mm512_loadu_ps(from + 16 * i);
+    if (cols % 2 == 1) x[cols] = x[cols - 1];
+#pragma GCC unroll 8
+    for (int c = 0; c < cols; ++c) {
+      const __m512i index = _mm512_load_si512(kColumns.index[c].data());
+      __m512 column = _mm512_permutex2var_ps(x[0], index, x[1]);
+#pragma GCC unroll 4
+      for (int p = 1; p < kColumns.kPairs; ++p) {
+        const __m512 values = _mm512_permutex2var_ps(x[2 * p], index, x[2 * p + 1]);
+        column = _mm512_mask_mov_ps(column, kColumns.lanes[c][p], values);
+      }
+      _mm512_storeu_ps(to + c * to_stride + r, column);
+    }
+  }
+}
+
+// The same where that is faster; how many rows it took.
+inline int64_t transpose_short_rows(const float* from, int64_t from_stride, float* to,
+                                    int64_t to_stride, int64_t rows, int64_t cols) {
+  if (from_stride != cols) return 0;
+  rows = rows / 16 * 16;
+  switch (cols) {
+    case 2:
+      return transpose_short_rows<2>(from, to, to_stride, rows), rows;
+    case 3:
+      return transpose_short_rows<3>(from, to, to_stride, rows), rows;
+    case 4:
+      return transpose_short_rows<4>(from, to, to_stride, rows), rows;
+    case 5:
+      return transpose_short_rows<5>(from, to, to_stride, rows), rows;
+    case 6:
+      return transpose_short_rows<6>(from, to, to_stride, rows), rows;
+    case 7:
+      return transpose_short_rows<7>(from, to, to_stride, rows), rows;
+    default:
+      return 0;
+  }
+}
+
 #endif
 
 // The transpose of a matrix of `rows` rows of `cols` values.
@@ -67,7 +134,8 @@ void transpose(const scalar_t* from, int64_t from_stride, scalar_t* to, int64_t 
                int64_t rows, int64_t cols) {
 #if defined(CPU_CAPABILITY_AVX512)
   if constexpr (std::is_same_v<scalar_t, float>) {
-    for (int64_t r = 0; r < rows; r += 16) {
+    int64_t r = transpose_short_rows(from, from_stride, to, to_stride, rows, cols);
+    for (; r < rows; r += 16) {
       for (int64_t c = 0; c < cols; c += 16) {
         const int64_t r_left = std::min<int64_t>(16, rows - r);
         const int64_t c_left = std::min<int64_t>(16, cols - c);
