@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "contraction.h"
+#include "cpu/store.h"
 #include "math.h"
 
 namespace pyext {
@@ -88,27 +89,36 @@ void sum_side_by_side(T* sums, int64_t lanes, const Pointers<T>& x, int factors,
 
 // out[r][l] = x[0][r][l] x[1][r][l] ... times the scalars x[vectors][r], ...: rows of products of
 // which nothing is summed.
-template <typename T, int vectors>
+template <typename T, int vectors, Store way = Store::kInCache>
 void multiply_rows(T* out, int64_t out_step, int64_t rows, int64_t lanes, Pointers<T> x,
                    int factors, const Strides& row_step) {
   using Vec = at::vec::Vectorized<T>;
-  constexpr int64_t kWidth = Vec::size();
+  constexpr int64_t kWidth = Vec::size(), kAhead = kFetchAhead / sizeof(T);
   for (int64_t r = 0; r < rows; ++r) {
     const Vec scalar(product_of<vectors>(x, factors, 0, {}));
+    const auto part = [&](int64_t l, int64_t count) {
+      Vec value = scalar;
+      for (int f = 0; f < vectors; ++f) value = value * Vec::loadu(x[f] + l, count);
+      value.store(out + l, count);
+    };
     int64_t l = 0;
+    if constexpr (way == Store::kPastCaches) {
+      l = std::min(lanes, until_aligned(out));
+      if (l > 0) part(0, l);
+    }
     for (; l + kWidth <= lanes; l += kWidth) {
       Vec value = scalar;
-      for (int f = 0; f < vectors; ++f) value = value * Vec::loadu(x[f] + l);
-      value.store(out + l);
+      for (int f = 0; f < vectors; ++f) {
+        if constexpr (way == Store::kPastCaches) __builtin_prefetch(x[f] + l + kAhead);
+        value = value * Vec::loadu(x[f] + l);
+      }
+      put<way>(out + l, value);
     }
-    if (l < lanes) {
-      Vec value = scalar;
-      for (int f = 0; f < vectors; ++f) value = value * Vec::loadu(x[f] + l, lanes - l);
-      value.store(out + l, lanes - l);
-    }
+    if (l < lanes) part(l, lanes - l);
     out += out_step;
     for (int f = 0; f < factors; ++f) x[f] += row_step[f];
   }
+  finish_stores<way>();
 }
 
 // For `rows` results at once, whose factors lie row_step apart:

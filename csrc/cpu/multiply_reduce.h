@@ -99,15 +99,19 @@ class MultiplyReduce {
 
   // `count` results of all lanes, of which nothing is summed.
   void multiply(typename SumLayout<T>::Position at, int64_t count) const {
+    const int64_t bytes = x_.outer_size() * x_.lane.size * static_cast<int64_t>(sizeof(T));
     while (count > 0) {
       const int64_t rows = std::min(count, x_.kept.back().size - at.index[x_.kept.size() - 1]);
       Pointers<T> x;
       for (int f = 0; f < x_.factors; ++f) {
         x[f] = static_cast<const T*>(x_.problem.in[f].data) + at.in[f];
       }
+      T* out = static_cast<T*>(x_.problem.out.data) + at.out;
       with_vectors([&](auto vectors) {
-        multiply_rows<T, vectors>(static_cast<T*>(x_.problem.out.data) + at.out, x_.kept.back().out,
-                                  rows, x_.lane.size, x, x_.factors, x_.kept.back().in);
+        const auto multiply = bytes < kTooLargeForCaches
+                                  ? multiply_rows<T, vectors, Store::kFetched>
+                                  : multiply_rows<T, vectors, Store::kPastCaches>;
+        multiply(out, x_.kept.back().out, rows, x_.lane.size, x, x_.factors, x_.kept.back().in);
       });
       x_.advance(at, rows);
       count -= rows;
