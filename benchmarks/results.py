@@ -113,8 +113,9 @@ class CaseResult:
 
     @property
     def has_floor(self) -> bool:
-        """Whether the floor says anything: it streams, or multiplies for longer than a call."""
-        return self.moved_bytes >= STREAMS or (self.flops > 0 and self.floor >= LONG)
+        """Whether the floor says anything: it streams, multiplies for long, or is judged so."""
+        judged = any(verdict.versus == FLOOR for verdict in self.verdicts)
+        return judged or self.moved_bytes >= STREAMS or (self.flops > 0 and self.floor >= LONG)
 
     def __getitem__(self, name: str) -> Measurement | None:
         """The measurement of a candidate, if it ran."""
