@@ -69,17 +69,28 @@ template <typename acc_t>
 void divide(const Target& from, const ProductTensor& to, int64_t first, int64_t samples,
             const acc_t* norms) {
   constexpr int64_t kRun = 16384;
+  constexpr acc_t kLargestNorm = 1e30f;  // whose inverse has all its digits
   const int64_t runs = (from.sample_size + kRun - 1) / kRun;
   share_tasks(samples * runs, [&](const auto& take) {
     const auto buffer = make_scratch<acc_t>(kRun);
     for (int64_t task = take(); task >= 0; task = take()) {
       const int64_t sample = task / runs, begin = task % runs * kRun;
       const int64_t count = std::min(kRun, from.sample_size - begin);
-      const Vec<acc_t> norm(norms[sample]);
+      const Vec<acc_t> norm(norms[sample]), minus_norm(-norms[sample]);
+      const Vec<acc_t> inverse(acc_t(1) / norms[sample]);
       const bool in_place = from.tensor.data == to.data;
       auto* data = static_cast<acc_t*>(from.tensor.data);
       data += (in_place ? first + sample : sample) * from.sample_size + begin;
-      for_vectors(data, count, [&](const auto& x) { return x / norm; });
+      // Once multiplied by the inverse, a quotient lacks a rest; both are faster than a division.
+      const auto divided = [&](const auto& x) {
+        const auto ratio = x * inverse;
+        return multiply_add(multiply_add(ratio, minus_norm, x), inverse, ratio);
+      };
+      if (norms[sample] < kLargestNorm) {
+        for_vectors(data, count, divided);
+      } else {  // as it is where an element is infinite
+        for_vectors(data, count, [&](const auto& x) { return x / norm; });
+      }
       if (in_place) continue;
       store_run(to.data, to.dtype, (first + sample) * from.sample_size + begin, 1, count, data);
     }
@@ -92,6 +103,7 @@ void forward_in(const at::Tensor& out, const at::Tensor& norm, const at::Tensor&
   const Features<acc_t> left(x, options.center);
   std::optional<Features<acc_t>> right;
   if (y.defined()) right.emplace(y, options.center);
+  constexpr int64_t kRowsPerSum = 8;  // short sums, added up in double
   const Gram<acc_t> gram(left, right ? &*right : nullptr);
   const Cut &m = gram.m, &n = gram.n;
   const ProductTensor result{out.data_ptr(), out.scalar_type()};
@@ -114,16 +126,24 @@ void forward_in(const at::Tensor& out, const at::Tensor& norm, const at::Tensor&
           const int64_t mirrored =
               right ? width : std::clamp<int64_t>(row + height - col, 0, width);
           tile += from;
+          // Of elements that stand once in the result, and of those that stand twice.
+          Vec<acc_t> once(acc_t(0)), twice(acc_t(0));
+          const auto rooted = [&](Vec<acc_t>& sum) {
+            return [&](const Vec<acc_t>& value) {
+              const auto product = value * scale;
+              const auto y = options.signed_sqrt ? signed_sqrt_value(product, eps) : product;
+              sum = multiply_add(y, y, sum);
+              return y;
+            };
+          };
           double sum = 0;
           for (int64_t r = 0; r < height; ++r) {
             acc_t* line = tile + r * row_stride;
-            for_vectors(line, width, [&](const auto& value) {
-              const auto product = value * scale;
-              return options.signed_sqrt ? signed_sqrt_value(product, eps) : product;
-            });
-            if (!options.l2) continue;
-            sum += inner_product(line, line, mirrored);
-            sum += 2 * inner_product(line + mirrored, line + mirrored, width - mirrored);
+            for_vectors(line, mirrored, rooted(once));
+            for_vectors(line + mirrored, width - mirrored, rooted(twice));
+            if (r % kRowsPerSum != kRowsPerSum - 1 && r + 1 < height) continue;
+            sum += sum_of_lanes(once) + 2 * sum_of_lanes(twice);
+            once = twice = Vec<acc_t>(acc_t(0));
           }
           squares[batch * tiles + i * n.count() + j] = sum;
           target.put(widened ? batch : first + batch, row, height, col, width, tile, row_stride,

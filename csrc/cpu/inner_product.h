@@ -1,6 +1,8 @@
 // The sum of x y.
 #pragma once
 
+#include <ATen/cpu/vec/vec.h>
+
 #include <algorithm>
 #include <cstdint>
 
@@ -10,6 +12,16 @@
 
 namespace pyext {
 namespace {
+
+// In double.
+template <typename acc_t>
+double sum_of_lanes(const at::vec::Vectorized<acc_t>& x) {
+  acc_t lanes[at::vec::Vectorized<acc_t>::size()];
+  x.store(lanes);
+  double total = 0;
+  for (const acc_t lane : lanes) total += static_cast<double>(lane);
+  return total;
+}
 
 // In short runs of the arithmetic that are added up in double.
 template <typename acc_t>
@@ -28,9 +40,7 @@ double inner_product(const acc_t* x, const acc_t* y, int64_t count) {
     for (; i + kWidth <= end; i += kWidth) {
       even = multiply_add(Vec::loadu(x + i), Vec::loadu(y + i), even);
     }
-    acc_t lanes[kWidth];
-    (even + odd).store(lanes);
-    for (const acc_t lane : lanes) total += static_cast<double>(lane);
+    total += sum_of_lanes(even + odd);
   }
   for (; i < count; ++i) total += static_cast<double>(x[i]) * static_cast<double>(y[i]);
   return total;
