@@ -118,6 +118,22 @@ def test_small_heads_of_attention(equation, columns, dtype):
     assert torch.equal(pyext.einsum(equation, x, y), exact(equation, x, y))
 
 
+# Written past the caches, from the first aligned place of each row on.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.complex64])
+@pytest.mark.parametrize("offset", [0, 1, 7])
+def test_results_too_large_for_caches(offset, dtype):
+    x, y = integers((3001,), dtype), integers((2999,), dtype)
+    room = torch.full((3001, 3010), 5, dtype=dtype)
+    out = room[:, offset : offset + 2999]
+    assert out.numel() * out.element_size() > 32 << 20
+    pyext.einsum("i,j->ij", x, y, out=out)
+    assert torch.equal(out, x[:, None] * y)
+    pyext.einsum("i,ij->ij", x, out.clone(), out=out)
+    assert torch.equal(out, (x * x)[:, None] * y)
+    out.fill_(5)
+    assert int((room == 5).sum()) == room.numel()
+
+
 def test_rows_that_overlap_are_summed_as_they_lie():
     x, room = integers((40, 200), torch.float32), integers((8192,), torch.float32)
     y = room.as_strided((200, 100), (32, 1))

@@ -53,6 +53,21 @@ def test_the_result_of_an_element_does_not_depend_on_its_place(device, dtype):
     assert torch.equal(pyext.signed_sqrt(x[::2]), one_by_one[::2])
 
 
+# More than 32 MB are written past the caches, from the first aligned place on.
+@pytest.mark.parametrize(
+    ("dtype", "offset"), [(torch.float32, 0), (torch.float32, 3), (torch.bfloat16, 7)]
+)
+def test_a_large_result_is_that_of_its_parts(device, dtype, offset):
+    size = (33 << 20) // dtype.itemsize + 5
+    x = torch.randn(size, device=device).to(dtype)
+    parts = torch.cat([pyext.signed_sqrt(part) for part in x.split(1 << 16)])
+    assert torch.equal(pyext.signed_sqrt(x), parts)
+    room = torch.full((offset + size + 3,), 9, dtype=dtype, device=device)
+    out = room[offset : offset + size]
+    assert torch.equal(pyext.signed_sqrt(x, out=out), parts)
+    assert int((room == 9).sum()) == offset + 3 + int((parts == 9).sum())
+
+
 def test_half_types_are_rounded_once(device):
     for dtype in (torch.bfloat16, torch.float16):
         x = torch.randn(1000).to(device, dtype)

@@ -77,6 +77,13 @@ struct IndexGroup {
     return -1;
   }
 
+  // How far apart the first and the last value lie in a tensor.
+  int64_t span(int64_t GroupDim::* stride) const {
+    int64_t span = 0;
+    for (const GroupDim& dim : dims) span += (dim.size - 1) * dim.*stride;
+    return span;
+  }
+
   // How far apart neighbours of a brick lie in a tensor, or -1 if not all equally far.
   int64_t step(int64_t GroupDim::* stride) const {
     int64_t step = 0, length = 1;

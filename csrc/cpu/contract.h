@@ -168,10 +168,9 @@ class Contraction {
       const auto& x = owner.x_;
       const int64_t row = x.m.step(&GroupDim::x), col = x.k.step(&GroupDim::x);
       if (!owner.is_real(x.a) || row < 0 || col < 0) return false;
-      const bool seldom = x.n.size() <= kSeldom;
       // Rows that fall into the same few sets of a cache are copied, where they are needed often.
-      if (col <= 1) return seldom || !aliases(row, 4096);
-      return row <= 1 && seldom && !aliases(col, 4096);
+      if (col <= 1) return !aliases(row, 4096) || x.n.size() <= Matrices::kSeldom;
+      return row <= 1 && !aliases(col, 4096) && x.template uses_a_as_it_lies<acc_t>();
     }
 
     Block<acc_t> shape_of(int64_t m, int64_t k, const acc_t* data, int64_t row_stride) const {
@@ -210,14 +209,14 @@ class Contraction {
   struct Right {
     const Contraction& owner;
 
-    // Worth no copy: rows of whole vectors that are needed by few rows of the other factor.
+    // Rows of whole vectors, all of them in one tile.
     bool in_place() const {
       const auto& x = owner.x_;
       const int64_t row = x.k.step(&GroupDim::y), col = x.n.step(&GroupDim::x);
       constexpr int64_t kWidth = at::vec::Vectorized<acc_t>::size();
       return !x.pair && owner.is_real(x.b) && row >= 0 && col == 1 &&
              x.n.size() == x.n.brick_size() && x.n.size() % kWidth == 0 && !aliases(row, 1024) &&
-             x.m.size() <= kSeldom;
+             x.template uses_b_as_it_lies<acc_t>();
     }
 
     Block<acc_t> block(int64_t batch, int64_t k_tile, int64_t n_tile, acc_t* scratch,

@@ -24,6 +24,23 @@ struct Matrices {
   std::optional<std::array<ProductTensor, 2>> pair;
   int64_t batches = 1;
 
+  // Whether a matrix of a factor is so close together, and so few rows or columns of the other need
+  // it, that it is not worth a copy.
+  template <typename acc_t>
+  bool uses_a_as_it_lies() const {
+    return n.size() <= kSeldom && is_near<acc_t>(m.span(&GroupDim::x) + k.span(&GroupDim::x));
+  }
+  template <typename acc_t>
+  bool uses_b_as_it_lies() const {
+    return m.size() <= kSeldom && is_near<acc_t>(k.span(&GroupDim::y) + n.span(&GroupDim::x));
+  }
+
+  static constexpr int64_t kSeldom = 96, kNearBytes = 256 << 10;
+  template <typename acc_t>
+  static bool is_near(int64_t span) {
+    return span * static_cast<int64_t>(sizeof(acc_t)) < kNearBytes;
+  }
+
   // Where the matrices of a batch begin.
   std::array<int64_t, 3> offsets(int64_t number) const {
     std::array<int64_t, 3> result{};
@@ -110,9 +127,6 @@ inline Matrices matrices_to_weigh(const SumOfProducts& problem,
   return result;
 }
 
-// Rows or columns of the other factor up to which a factor that lies well is not copied first.
-constexpr int64_t kSeldom = 96;
-
 // An estimate of processor cycles, to choose which factor is vectorised over.
 template <typename acc_t>
 double cycles(const Matrices& x) {
@@ -124,12 +138,16 @@ double cycles(const Matrices& x) {
   double sum = m * padded * k / kWidth;
   const bool a_rows = x.k.contiguous(&GroupDim::x) >= 0;
   const bool a_columns = x.m.contiguous(&GroupDim::x) >= 0;
-  if (n > kSeldom || !(a_rows || a_columns)) sum += m * k * (a_rows ? kCopied : kTransposed);
+  if (!x.uses_a_as_it_lies<acc_t>() || !(a_rows || a_columns)) {
+    sum += m * k * (a_rows ? kCopied : kTransposed);
+  }
   if (b_run >= 0 && out_run >= 0 && b_run != out_run) {
     sum += std::min(k, m) * n * (kTransposed - kCopied);
     sum += k * n * kCopied + m * n * kCopied;
   } else {
-    if (m > kSeldom || b_run < 0) sum += k * n * (b_run >= 0 ? kCopied : kTransposed);
+    if (!x.uses_b_as_it_lies<acc_t>() || b_run < 0) {
+      sum += k * n * (b_run >= 0 ? kCopied : kTransposed);
+    }
     sum += m * n * (out_run >= 0 ? kCopied : kTransposed);
   }
   return sum;
