@@ -7,6 +7,7 @@
 #include <array>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace pyext {
 namespace {
@@ -106,24 +107,12 @@ void transpose_short_rows(const float* from, float* to, int64_t to_stride, int64
 // The same where that is faster; how many rows it took.
 inline int64_t transpose_short_rows(const float* from, int64_t from_stride, float* to,
                                     int64_t to_stride, int64_t rows, int64_t cols) {
-  if (from_stride != cols) return 0;
   rows = rows / 16 * 16;
-  switch (cols) {
-    case 2:
-      return transpose_short_rows<2>(from, to, to_stride, rows), rows;
-    case 3:
-      return transpose_short_rows<3>(from, to, to_stride, rows), rows;
-    case 4:
-      return transpose_short_rows<4>(from, to, to_stride, rows), rows;
-    case 5:
-      return transpose_short_rows<5>(from, to, to_stride, rows), rows;
-    case 6:
-      return transpose_short_rows<6>(from, to, to_stride, rows), rows;
-    case 7:
-      return transpose_short_rows<7>(from, to, to_stride, rows), rows;
-    default:
-      return 0;
-  }
+  const auto done = [&]<int... kCols>(std::integer_sequence<int, kCols...>) {
+    return ((cols == kCols && (transpose_short_rows<kCols>(from, to, to_stride, rows), true)) ||
+            ...);
+  };
+  return from_stride == cols && done(std::integer_sequence<int, 2, 3, 4, 5, 6, 7>{}) ? rows : 0;
 }
 
 #endif
