@@ -64,56 +64,65 @@ PYEXT_HOST_DEVICE float joined(SplitFloat x) {
   return float_of((uint32_t{x.high} << 16) + static_cast<uint32_t>(int32_t{x.low}));
 }
 
-// Moments in 8 bits, in blocks that share a scale, the largest magnitude of the block. Codes stand
-// for powers of evenly spaced numbers, so that small values keep digits: squares for the first
-// moment, fourth powers (squares of a root that is itself a square) for the second.
+// Moments in 8 bits, in blocks that share a scale, the largest magnitude of the block: it has a
+// code of its own, or the scale, and with it all of the block, would be rounded anew with every
+// step. Codes stand for powers of evenly spaced numbers, so that small values keep digits: squares
+// for the first moment, fourth powers (squares of a root that is itself a square) for the second.
 constexpr int64_t kCodeBlock = 256;
 
-PYEXT_HOST_DEVICE float first_moment_of(int8_t code, float scale) {
-  const float root = code * (1.0f / 127);
-  return root * absolute(root) * scale;
+// What codes stand for; `unit` is formed of the scale. V: float or a vector of them.
+PYEXT_HOST_DEVICE float first_moment_unit(float scale) { return scale * (1.0f / (127 * 127)); }
+PYEXT_HOST_DEVICE float second_moment_unit(float scale) {
+  return square_root(scale) * (1.0f / (255 * 255));
+}
+template <typename V>
+PYEXT_HOST_DEVICE V first_moment_of(const V& code, const V& unit) {
+  return code * absolute(code) * unit;
+}
+template <typename V>
+PYEXT_HOST_DEVICE V second_moment_of(const V& code, const V& unit) {
+  const V root = code * code * unit;
+  return root * root;
 }
 
-PYEXT_HOST_DEVICE float second_moment_of(uint8_t code, float scale) {
-  const float root = code * (1.0f / 255), square = root * root;
-  return square * square * scale;
+// What a value is first multiplied by; 0 where that would not be finite, or the scale is 0: the
+// codes are 0 then.
+PYEXT_HOST_DEVICE float first_moment_factor(float scale) {
+  constexpr float kMost = 127 * 65536;
+  return scale > 1e-24f ? kMost * kMost / scale : 0.0f;
+}
+PYEXT_HOST_DEVICE float second_moment_factor(float scale) {
+  return scale > 1e-37f ? 1 / scale : 0.0f;
 }
 
-// Up or down by a threshold of 16 bits; for non-negative numbers below 2^15.
-PYEXT_HOST_DEVICE int32_t rounded_stochastically(float x, uint16_t random) {
-  return (static_cast<int32_t>(x * 65536) + random) >> 16;
+// 2^16 times the place of a value among the codes. An error is met again in every step, so it has
+// to be far smaller than what a step changes: it is a 10,000th of the place.
+template <typename V>
+PYEXT_HOST_DEVICE V first_moment_root(const V& value, const V& factor) {
+  const V x = value * factor, root = x * about_inverse_root(at_least(absolute(x), V(1e-30f)));
+  return at_most(at_least(root, V(-127 * 65536)), V(127 * 65536));
+}
+template <typename V>
+PYEXT_HOST_DEVICE V second_moment_root(const V& value, const V& factor) {
+  const V x = at_least(value * factor, V(1e-30f));
+  const V root = V(255 * 65536) * about_inverse_root(about_inverse_root(x));
+  return at_most(root, V(255 * 65536));
 }
 
-// The fourth root, to 5e-5 of it, a hundredth of the distance of codes: two exact square roots take
-// most of the time of an encoding. The bits of x give x^(-1/4) but for a factor near 1, of which a
-// parabola gives the rest. 0 of 0.
-PYEXT_HOST_DEVICE float about_fourth_root(float x) {
-  const float estimate = float_of(0x4f500000 - (bits_of(x) >> 2));
-  const float square = estimate * estimate, rest = x * (square * square);  // 0.75 to 0.95
-  const float factor =
-      multiply_add(rest, multiply_add(rest, 0.22755412f, -0.69464723f), 1.46750483f);
-  const float inverse = estimate * factor;
-  return x * (inverse * inverse * inverse);
+// Codes of roots, rounded up or down by a threshold of 16 bits. A NaN becomes 0 or 1: the scale of
+// its block is NaN and tells. Ints: int32_t or a vector of them.
+template <typename Ints>
+PYEXT_HOST_DEVICE Ints first_moment_code(const Ints& root, const Ints& threshold) {
+  return (root + threshold) >> 16;
 }
 
-// 1 / scale; 0 where that would not be finite, or the scale is 0: the codes are 0 then.
-PYEXT_HOST_DEVICE float inverse_scale(float scale) {
-  const float inverse = 1 / scale;
-  return scale > 1e-37f ? inverse : 0.0f;
-}
-
-// A NaN becomes 0: the scale of its block is NaN and tells. `inverse` is that of the scale.
-PYEXT_HOST_DEVICE int8_t first_moment_code(float value, float inverse, uint16_t random) {
-  const int32_t root = rounded_stochastically(127 * square_root(absolute(value) * inverse), random);
-  const int32_t code = root > 127 ? 127 : root;
-  return static_cast<int8_t>(value < 0 ? -code : code);
-}
-
-// A second moment above 0 never becomes 0: the step divides by its root.
-PYEXT_HOST_DEVICE uint8_t second_moment_code(float value, float inverse, uint16_t random) {
-  const float root = 255 * about_fourth_root(value * inverse);
-  const int32_t code = rounded_stochastically(value > 0 && root < 1 ? 1 : root, random);
-  return static_cast<uint8_t>(code > 255 ? 255 : code);
+// A second moment above 0 never becomes 0: the step divides by its root. `bits` are the moment's.
+template <typename Ints>
+PYEXT_HOST_DEVICE Ints second_moment_code(const Ints& root, const Ints& threshold,
+                                          const Ints& bits) {
+  const Ints code = (root + threshold) >> 16, one = Ints{} + 1;
+  const Ints least = bits < one ? bits : one;
+  return code > least ? code : least;
 }
 
 }  // namespace pyext

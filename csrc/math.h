@@ -35,6 +35,19 @@ PYEXT_HOST_DEVICE T multiply_add(const T& a, const T& b, const T& c) {
   return a * b + c;
 }
 
+// A NaN stays one in vectors, not in scalars.
+PYEXT_HOST_DEVICE float at_least(float x, float least) { return x > least ? x : least; }
+PYEXT_HOST_DEVICE float at_most(float x, float most) { return x < most ? x : most; }
+
+// 1 / sqrt(x) to 14 bits or better, of normal numbers above 0.
+PYEXT_HOST_DEVICE float about_inverse_root(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::rsqrtf(x);
+#else
+  return 1 / ::sqrtf(x);
+#endif
+}
+
 // The larger of two; NaN if either is.
 PYEXT_HOST_DEVICE float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 PYEXT_HOST_DEVICE double larger_or_nan(double a, double b) { return a > b || a != a ? a : b; }
@@ -62,6 +75,29 @@ inline at::vec::Vectorized<scalar_t> multiply_add(const at::vec::Vectorized<scal
                                                   const at::vec::Vectorized<scalar_t>& b,
                                                   const at::vec::Vectorized<scalar_t>& c) {
   return at::vec::fmadd(a, b, c);
+}
+
+template <typename scalar_t>
+inline at::vec::Vectorized<scalar_t> at_least(const at::vec::Vectorized<scalar_t>& x,
+                                              const at::vec::Vectorized<scalar_t>& least) {
+  return at::vec::clamp_min(x, least);
+}
+template <typename scalar_t>
+inline at::vec::Vectorized<scalar_t> at_most(const at::vec::Vectorized<scalar_t>& x,
+                                             const at::vec::Vectorized<scalar_t>& most) {
+  return at::vec::clamp_max(x, most);
+}
+
+inline at::vec::Vectorized<float> about_inverse_root(const at::vec::Vectorized<float>& x) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_rsqrt14_ps(x);
+#elif defined(CPU_CAPABILITY_AVX2)
+  using Vec = at::vec::Vectorized<float>;
+  const Vec about(_mm256_rsqrt_ps(x));  // to 12 bits
+  return about * (Vec(1.5f) - Vec(0.5f) * x * about * about);
+#else
+  return x.rsqrt();
+#endif
 }
 
 #if !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)

@@ -134,8 +134,9 @@ struct Tile {
     for (int k = 0; k < kPerThread; ++k) {
       const auto code = static_cast<uint8_t>(bits.moment[i][k]);
       const float scale = bits.scale[i][k];
-      values[k] = is_first ? first_moment_of(static_cast<int8_t>(code), scale)
-                           : second_moment_of(code, scale);
+      values[k] = is_first
+                      ? first_moment_of<float>(static_cast<int8_t>(code), first_moment_unit(scale))
+                      : second_moment_of<float>(code, second_moment_unit(scale));
     }
     return values;
   }
@@ -151,24 +152,27 @@ struct Tile {
       }
     }
     if (!is_coded(i)) return elements.store(operand, values);
-    float inverses[kPerThread];
+    float scales[kPerThread];
 #pragma unroll
     for (int k = 0; k < kPerThread; ++k) {
       uint32_t largest = 0;
       for (const uint32_t of_warp : memory.largest[i][k]) {
         largest = largest > of_warp ? largest : of_warp;
       }
-      const float scale = float_of(largest);
-      inverses[k] = inverse_scale(scale);
-      if (threadIdx.x == 0 && elements.has(k)) scales_of(i)[k] = scale;
+      scales[k] = float_of(largest);
+      if (threadIdx.x == 0 && elements.has(k)) scales_of(i)[k] = scales[k];
     }
     if (record().dtype[operand] == at::kChar) {
       elements.template each<int8_t>(operand, [&](int k, int8_t& code) {
-        code = first_moment_code(static_cast<float>(values[k]), inverses[k], threshold(k));
+        const float root = first_moment_root<float>(values[k], first_moment_factor(scales[k]));
+        code = static_cast<int8_t>(first_moment_code<int32_t>(root, threshold(k)));
       });
     } else {
       elements.template each<uint8_t>(operand, [&](int k, uint8_t& code) {
-        code = second_moment_code(static_cast<float>(values[k]), inverses[k], threshold(k));
+        const float value = values[k];
+        const float root = second_moment_root(value, second_moment_factor(scales[k]));
+        code = static_cast<uint8_t>(
+            second_moment_code<int32_t>(root, threshold(k), static_cast<int32_t>(bits_of(value))));
       });
     }
   }

@@ -248,3 +248,27 @@ def test_half_types_are_computed_in_float32(ours, torchs, dtype, device):
         twins.assert_equal(rtol=torch.finfo(dtype).eps, atol=torch.finfo(torch.float32).eps)
         same = [(p == q).float().mean() for p, q in twins.pairs() if p.numel() > 1]
         assert min(same) > 0.98
+
+
+def test_moments_of_8_bits_do_not_drift(device):
+    """Under a constant gradient m is its value and v its square, however small beside others."""
+    torch.manual_seed(0)
+    p = nn.Parameter(torch.zeros(256, device=device))
+    signs = torch.tensor([1.0, -1.0], device=device).repeat(128)
+    p.grad = torch.logspace(0, -2.5, 256, device=device) * signs
+    optimizer = ADAMW([p], lr=0, moments="int8")
+    settle, measure = 8000, 4000
+    means = [torch.zeros_like(p.grad), torch.zeros_like(p.grad)]
+    for step in range(settle + measure):
+        optimizer.step()
+        if step >= settle:
+            for mean, moment in zip(means, moments_of(optimizer.state[p]), strict=True):
+                mean += moment / measure
+    assert (means[0] / p.grad - 1).abs().mean() < 0.01
+    assert (means[1] / p.grad.square() - 1).abs().mean() < 0.08
+
+
+def moments_of(state):
+    """The float32 values of moments in 8 bits."""
+    m, v = state["exp_avg"].float() / 127, state["exp_avg_sq"].float() / 255
+    return m * m.abs() * state["exp_avg_scale"], v**4 * state["exp_avg_sq_scale"]

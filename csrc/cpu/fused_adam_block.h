@@ -115,46 +115,5 @@ inline void fill_random(const RandomStream& stream, int64_t begin, int64_t n, ui
   }
 }
 
-// Magnitudes are ordered as their bits are, with NaN above infinity.
-inline float largest_magnitude(const float* values, int64_t n) {
-  uint32_t largest = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    const uint32_t magnitude = bits_of(values[i]) & 0x7fffffff;
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  return float_of(largest);
-}
-
-// Moments of 8 bits. Their states are ours and dense. of(code, scale) -> value,
-// code_of(value, 1 / scale, threshold) -> code.
-template <typename code_t, typename Decode>
-float* decode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin, int64_t n,
-              float* to, const Decode& of) {
-  const auto* from = static_cast<const code_t*>(codes.data) + begin;
-  const auto* scale = static_cast<const float*>(scales.data) + begin / kCodeBlock;
-  for (int64_t i = 0; i < n; i += kCodeBlock) {
-    const float s = scale[i / kCodeBlock];
-    const int64_t end = std::min(i + kCodeBlock, n);
-    for (int64_t k = i; k < end; ++k) to[k] = of(from[k], s);
-  }
-  return to;
-}
-template <typename code_t, typename Encode>
-void encode(const AdamOperand& codes, const AdamOperand& scales, int64_t begin, int64_t n,
-            const float* values, const Dither& dither, const Encode& code_of) {
-  auto* to = static_cast<code_t*>(codes.data) + begin;
-  auto* scale = static_cast<float*>(scales.data) + begin / kCodeBlock;
-  for (int64_t i = 0; i < n; i += kCodeBlock) {
-    const int count = static_cast<int>(std::min(kCodeBlock, n - i));
-    const float s = largest_magnitude(values + i, count);
-    const float inverse = inverse_scale(s);
-    scale[i / kCodeBlock] = s;
-    const uint16_t first = dither[begin + i];
-    for (int k = 0; k < count; ++k) {
-      to[i + k] = code_of(values[i + k], inverse, Dither::after(first, k));
-    }
-  }
-}
-
 }  // namespace
 }  // namespace pyext

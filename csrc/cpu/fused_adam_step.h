@@ -42,9 +42,10 @@ class AdamStep {
     acc_t* const param = fetch_param(t, begin, n);
     if (telemetry_) std::copy_n(param, n, old_);
     with_grad(t, begin, n, [&](const auto* grad) {
-      with_moments(t, begin, n, [&](const auto& moments) {
-        update_block(c, n, param, grad, moments, telemetry_ ? updates_ : nullptr,
-                     NextBlock(t, begin));
+      with_moments(t, begin, n, [&](auto& moments, int64_t from, int64_t count) {
+        update_block(c, count, param + from, grad + from, moments,
+                     telemetry_ ? updates_ + from : nullptr,
+                     NextBlock(t, begin + from, at::vec::Vectorized<acc_t>::size()));
       });
     });
     put_param(t, begin, n, param);
@@ -66,29 +67,40 @@ class AdamStep {
     f(fetch(grad, begin, n, grad_));
   }
 
-  // Calls f(moments), likewise, and puts them back.
+  // Calls f(moments, element, elements), likewise, for the block or its parts.
   template <typename F>
   void with_moments(const AdamTensor& t, int64_t begin, int64_t n, const F& f) {
     const bool amsgrad = p_.groups[t.group].coefficients.amsgrad;
-    const auto moments = c10::ArrayRef(t.operands).slice(T::kExpAvg, amsgrad ? 3 : 2);
+    const auto operands = c10::ArrayRef(t.operands).slice(T::kExpAvg, amsgrad ? 3 : 2);
+    const int count = static_cast<int>(operands.size());
     if constexpr (is_float) {
       using c10::BFloat16;
-      if (std::all_of(moments.begin(), moments.end(), lies_as<BFloat16>)) {
-        const Dither dither[] = {dither_of(t, 0), dither_of(t, 1), dither_of(t, 2)};
-        BlockMoments<BFloat16> found{{}, t.stochastic_moments ? dither : nullptr, begin};
-        for (size_t k = 0; k < moments.size(); ++k) {
-          found.values[k] = where_it_lies<BFloat16>(moments[k], begin);
+      const Dither dither[] = {dither_of(t, 0), dither_of(t, 1), dither_of(t, 2)};
+      if (std::all_of(operands.begin(), operands.end(), lies_as<BFloat16>)) {
+        PlainMoments<float, BFloat16> found;
+        for (int k = 0; k < count; ++k) {
+          found.values[k] = where_it_lies<BFloat16>(operands[k], begin);
         }
-        return f(found);
+        if (!t.stochastic_moments) return f(found, 0, n);
+        DitheredMoments dithered(found, dither, begin);
+        return f(dithered, 0, n);
+      }
+      if (operands[0].dtype == at::kChar) {
+        for (int64_t from = 0; from < n; from += kCodeBlock) {
+          const int64_t part = std::min(kCodeBlock, n - from);
+          CodedMoments coded(t, count, begin + from, {exp_avg_, exp_avg_sq_, max_exp_avg_sq_});
+          f(coded, from, part);
+          coded.encode(dither, begin + from, part);
+        }
+        return;
       }
     }
-    BlockMoments<acc_t> found{{exp_avg_, exp_avg_sq_, max_exp_avg_sq_}};
-    const auto which = [](size_t k) { return static_cast<T::Operand>(T::kExpAvg + k); };
-    for (size_t k = 0; k < moments.size(); ++k) {
-      found.values[k] = fetch_moment(t, which(k), begin, n, found.values[k]);
+    PlainMoments<acc_t, acc_t> found{{exp_avg_, exp_avg_sq_, max_exp_avg_sq_}};
+    for (int k = 0; k < count; ++k) {
+      found.values[k] = fetch(operands[k], begin, n, found.values[k]);
     }
-    f(found);
-    for (size_t k = 0; k < moments.size(); ++k) put_moment(t, which(k), begin, n, found.values[k]);
+    f(found, 0, n);
+    for (int k = 0; k < count; ++k) put_moment(t, k, begin, n, found.values[k]);
   }
 
   // The parameter in full precision.
@@ -173,37 +185,11 @@ class AdamStep {
     return Dither(p_.seed, t.step, t.parameter, which);
   }
 
-  static T::Operand scale_of(T::Operand moment) {
-    return static_cast<T::Operand>(T::kExpAvgScale + (moment - T::kExpAvg));
-  }
-
-  acc_t* fetch_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n,
-                      acc_t* scratch) {
-    const auto& moment = t.operands[which];
+  void put_moment(const AdamTensor& t, uint32_t which, int64_t begin, int64_t n, acc_t* values) {
+    const auto& moment = t.operands[T::kExpAvg + which];
     if constexpr (is_float) {
-      const auto& scale = t.operands[scale_of(which)];
-      if (moment.dtype == at::kChar) {
-        return decode<int8_t>(moment, scale, begin, n, scratch, first_moment_of);
-      }
-      if (moment.dtype == at::kByte) {
-        return decode<uint8_t>(moment, scale, begin, n, scratch, second_moment_of);
-      }
-    }
-    return fetch(moment, begin, n, scratch);
-  }
-
-  void put_moment(const AdamTensor& t, T::Operand which, int64_t begin, int64_t n, acc_t* values) {
-    const auto& moment = t.operands[which];
-    if constexpr (is_float) {
-      const auto& scale = t.operands[scale_of(which)];
-      const Dither dither = dither_of(t, which - T::kExpAvg);
-      if (moment.dtype == at::kChar) {
-        return encode<int8_t>(moment, scale, begin, n, values, dither, first_moment_code);
-      }
-      if (moment.dtype == at::kByte) {
-        return encode<uint8_t>(moment, scale, begin, n, values, dither, second_moment_code);
-      }
       if (t.stochastic_moments && moment.dtype == at::kBFloat16) {
+        const Dither dither = dither_of(t, which);
         return put_bits(moment, begin, n, [&](int64_t i) {
           return bfloat16_stochastic(values[i], dither[begin + i]);
         });
