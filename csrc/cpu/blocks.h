@@ -95,6 +95,35 @@ acc_t load_one(const void* tensor, at::ScalarType dtype, int64_t offset) {
   return value;
 }
 
+// As load_vector and store_vector for the lanes that are there; the others are 0.
+template <typename acc_t, typename scalar_t>
+[[gnu::always_inline]] inline at::vec::Vectorized<acc_t> load_lanes(const scalar_t* from,
+                                                                    int64_t lanes) {
+  using Vec = at::vec::Vectorized<acc_t>;
+  if (lanes == Vec::size()) return load_vector<acc_t>(from);
+  if constexpr (std::is_same_v<acc_t, scalar_t>) {
+    return Vec::loadu(from, lanes);
+  } else {
+    acc_t some[Vec::size()] = {};
+    load_run(some, from, /*stride=*/1, lanes);
+    return Vec::loadu(some);
+  }
+}
+
+template <typename acc_t, typename scalar_t>
+[[gnu::always_inline]] inline void store_lanes(scalar_t* to, int64_t lanes,
+                                               const at::vec::Vectorized<acc_t>& values) {
+  using Vec = at::vec::Vectorized<acc_t>;
+  if (lanes == Vec::size()) return store_vector(to, values);
+  if constexpr (std::is_same_v<acc_t, scalar_t>) {
+    values.store(to, static_cast<int>(lanes));
+  } else {
+    acc_t some[Vec::size()];
+    values.store(some);
+    at::vec::convert(some, to, lanes);
+  }
+}
+
 template <typename acc_t>
 void store_run(void* tensor, at::ScalarType dtype, int64_t offset, int64_t stride, int64_t count,
                const acc_t* from) {

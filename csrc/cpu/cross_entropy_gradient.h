@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <type_traits>
 
 #include "cpu/cross_entropy_memory.h"
@@ -37,19 +38,42 @@ struct BlockInputs {
   bool entropy = false;
 };
 
+#if defined(CPU_CAPABILITY_AVX512)
+// As rounded_gradient_block for whole vectors, of which it returns the number of values, on
+// processors that round to bfloat16 themselves: half the time. Denormal results become 0.
+__attribute__((target("avx512bf16"))) inline int64_t rounded_by_processor(const float* exponentials,
+                                                                          int64_t n, float factor,
+                                                                          float off,
+                                                                          at::BFloat16* out) {
+  const __m512 factors = _mm512_set1_ps(factor), offs = _mm512_set1_ps(off);
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+    const __m512 low = _mm512_fmsub_ps(_mm512_loadu_ps(exponentials + i), factors, offs);
+    const __m512 high = _mm512_fmsub_ps(_mm512_loadu_ps(exponentials + i + 16), factors, offs);
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(high, low);
+    std::memcpy(out + i, &rounded, sizeof(rounded));
+    __builtin_prefetch(out + i + 2 * kWriteAhead, /*write=*/1);
+  }
+  return i;
+}
+#endif
+
 // d loss / d z for n classes of one row from their exponentials alone, rounded as it is formed.
-template <typename scalar_t>
-void rounded_gradient_block(const float* exponentials, int64_t n, float factor, float off,
-                            scalar_t* out) {
+inline void rounded_gradient_block(const float* exponentials, int64_t n, float factor, float off,
+                                   at::BFloat16* out) {
   using Vec = at::vec::Vectorized<float>;
-  using Rounded = at::vec::Vectorized<scalar_t>;
+  using Rounded = at::vec::Vectorized<at::BFloat16>;
   const Vec factors(factor), offs(off);
   const auto rounded = [&](const float* e) {
-    return at::vec::convert_from_float<scalar_t>(
+    return at::vec::convert_from_float<at::BFloat16>(
         at::vec::fmsub(Vec::loadu(e), factors, offs),
         at::vec::fmsub(Vec::loadu(e + Vec::size()), factors, offs));
   };
   int64_t i = 0;
+#if defined(CPU_CAPABILITY_AVX512)
+  static const bool rounds = __builtin_cpu_supports("avx512bf16") != 0;
+  if (rounds) i = rounded_by_processor(exponentials, n, factor, off, out);
+#endif
   for (; i + Rounded::size() <= n; i += Rounded::size()) {
     rounded(exponentials + i).store(out + i);
     __builtin_prefetch(out + i + 2 * kWriteAhead, /*write=*/1);

@@ -108,12 +108,19 @@ class TileMemory {
     });
   }
 
+  // Where the logits of block b lie, if they can be worked on there; else null.
+  template <typename scalar_t>
+  const scalar_t* logits_where_they_lie(int64_t b) const {
+    const bool can = !columns && plain_logits_ &&
+                     p_.dtype == c10::CppTypeToScalarType<scalar_t>::value &&
+                     p_.layout.class_stride[RowLayout::kInput] == 1;
+    if (!can) return nullptr;
+    return static_cast<const scalar_t*>(p_.input) + offset_[RowLayout::kInput] + b * kBlock;
+  }
+
   Block load_logits(int64_t b) {
     const int64_t n = classes_of(b);
-    if (!columns && plain_logits_ && same_dtype() &&
-        p_.layout.class_stride[RowLayout::kInput] == 1) {
-      return {array(p_.input) + offset_[RowLayout::kInput] + b * kBlock, kRows, n};
-    }
+    if (const auto* logits = logits_where_they_lie<acc_t>(b)) return {logits, kRows, n};
     load(z_.get(), RowLayout::kInput, p_.input, p_.dtype, b);
     if (!plain_logits_) {
       for (int64_t i = 0; i < n * kRows; ++i) z_[i] = transformed(z_[i]);

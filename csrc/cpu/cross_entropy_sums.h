@@ -38,7 +38,8 @@ struct OnlineSums {
 
   // Adds a block, storing exp(z - reference) where `exponentials` is not null, and fetching what
   // comes next into the cache.
-  void add_exponentials(const acc_t* z, int64_t step, int64_t n, bool sum_logits,
+  template <typename scalar_t>
+  void add_exponentials(const scalar_t* z, int64_t step, int64_t n, bool sum_logits,
                         acc_t* exponentials, int64_t exponentials_step, const Soon& soon) {
     if (!started) {
       reference = first_maximum(z, step, n);
@@ -128,7 +129,8 @@ struct OnlineSums {
   static Stat nothing() { return Stat(W::kMinusInfinity); }
 
   // The largest of the first logits: of a whole block of columns, of four vectors of a row.
-  static Stat first_maximum(const acc_t* z, int64_t step, int64_t n) {
+  template <typename scalar_t>
+  static Stat first_maximum(const scalar_t* z, int64_t step, int64_t n) {
     Vec result(W::kMinusInfinity);
     W::each(z, step, columns ? n : std::min(n, 4 * W::kSize),
             [&](int64_t, const Vec& v, int64_t) { result = W::larger(v, result); });

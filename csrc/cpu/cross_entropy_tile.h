@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cpu/cross_entropy_gradient.h"
 #include "cpu/cross_entropy_sums.h"
@@ -11,7 +12,8 @@
 namespace pyext {
 namespace {
 
-constexpr int64_t kShortRow = 1 << 16;  // classes; logits, exponentials and gradient fit in L2
+constexpr int64_t kShortRow =
+    1 << 20;  // bytes of logits, exponentials and gradient: they fit in L2
 
 template <typename acc_t, bool columns>
 class Tile : TileGradient<acc_t, columns> {
@@ -48,14 +50,29 @@ class Tile : TileGradient<acc_t, columns> {
     const acc_t* u = array(p_.class_mass);
     const bool sums_masses = u != nullptr || p_.masked;
     const bool smooths = p_.label_smoothing != 0 || p_.row_smoothing != nullptr;
+    const int64_t width = c10::elementSize(p_.dtype);
+    const bool is_short = p_.classes * (2 * width + int64_t{sizeof(acc_t)}) <= kShortRow;
+    const bool once = !sums_masses && p_.probabilities == nullptr && out.entropy == nullptr;
     for (int64_t b = 0; b < blocks_; ++b) {
+      const auto add = [&](int64_t g, const auto* z, int64_t step) {
+        const int64_t lane = g * kGroupRows;
+        sums[g].add_exponentials(z + lane, step, classes_of(b), smooths && !sums_masses,
+                                 keeps_exponentials_ ? exponentials_of(b, lane) : nullptr, kRows,
+                                 soon(b, is_short ? out.gradient : nullptr));
+      };
+      // Logits of 16 bits that are needed once are widened on the way.
+      if constexpr (!columns && std::is_same_v<acc_t, float>) {
+        const auto* z = once ? this->template logits_where_they_lie<at::BFloat16>(b) : nullptr;
+        if (z != nullptr) {
+          add(0, z, kRows);
+          continue;
+        }
+      }
       const auto z = load_logits(b);
       if (p_.probabilities != nullptr) load_probabilities(b);
       for (int64_t g = 0; g < groups_; ++g) {
         const int64_t lane = g * kGroupRows, c = b * kBlock;
-        sums[g].add_exponentials(z.data + lane, z.step, z.classes, smooths && !sums_masses,
-                                 keeps_exponentials_ ? exponentials_of(b, lane) : nullptr, kRows,
-                                 soon(b, p_.classes <= kShortRow ? out.gradient : nullptr));
+        add(g, z.data, z.step);
         if (sums_masses) {
           sums[g].add_masses(z.data + lane, z.step, z.classes, offset_by(u, c),
                              offset_by(array(p_.prior), c), p_.masked);

@@ -11,6 +11,8 @@
 #include <limits>
 #include <type_traits>
 
+#include "cpu/blocks.h"
+
 namespace pyext {
 namespace {
 
@@ -62,17 +64,18 @@ struct Walk {
     return condition.zero_mask() != (1 << kSize) - 1;  // a lane whose bits are not all 0
   }
 
-  // Calls f(i, vector, lanes) over n classes from z; lanes beyond the last class hold -inf.
-  template <typename F>
-  static void each(const acc_t* z, int64_t step, int64_t n, F&& f) {
+  // Calls f(i, vector, lanes) over n classes from z, of the arithmetic type or of 16 bits; lanes
+  // beyond the last class hold -inf.
+  template <typename scalar_t, typename F>
+  static void each(const scalar_t* z, int64_t step, int64_t n, F&& f) {
     if constexpr (columns) {
-      for (int64_t i = 0; i < n; ++i) f(i, Vec::loadu(z + i * step), kSize);
+      for (int64_t i = 0; i < n; ++i) f(i, load_vector<acc_t>(z + i * step), kSize);
     } else {
       int64_t i = 0;
-      for (; i + kSize <= n; i += kSize) f(i, Vec::loadu(z + i), kSize);
+      for (; i + kSize <= n; i += kSize) f(i, load_vector<acc_t>(z + i), kSize);
       if (i < n) {
         const int64_t lanes = n - i;
-        f(i, Vec::set(Vec(kMinusInfinity), Vec::loadu(z + i, lanes), lanes), lanes);
+        f(i, Vec::set(Vec(kMinusInfinity), load_lanes<acc_t>(z + i, lanes), lanes), lanes);
       }
     }
   }

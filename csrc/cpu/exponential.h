@@ -1,6 +1,6 @@
 // exp for vectors, inline: about 14 instructions where a call into SLEEF takes 30 and spills the
-// registers around it. float: error under 1 ulp on normal results, 0 below exp(-104) (below
-// exp(-87.3), where results are denormal, without AVX-512), NaN for NaN. double: SLEEF's.
+// registers around it. float: error under 1 ulp, 0 below exp(-87.3), where results would be
+// denormal and a processor stops for each; NaN for NaN. double: SLEEF's.
 //
 // Method: x = n ln 2 + r with |r| <= ln 2 / 2 (Cody and Waite 1980), exp(r) by the polynomial of
 // Cephes' expf, times 2^n.
@@ -18,15 +18,9 @@ using FloatVec = at::vec::Vectorized<float>;
 // For arguments up to about 88; those in this library are never above 0.
 static inline FloatVec exponential(const FloatVec& x) {
   using at::vec::fmadd;
-#if defined(CPU_CAPABILITY_AVX512)
-  const FloatVec clamped = _mm512_max_ps(_mm512_set1_ps(-104.0f), x);  // NaN comes out as x
-  const FloatVec n = _mm512_roundscale_ps(_mm512_mul_ps(clamped, _mm512_set1_ps(1.44269504f)),
-                                          _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-#else
-  const FloatVec clamped = at::vec::clamp_min(x, FloatVec(-87.3f));
-  const FloatVec n = (clamped * FloatVec(1.44269504f)).round();
-#endif
-  FloatVec r = fmadd(n, FloatVec(-0.693359375f), clamped);
+  const FloatVec least(-87.3f), shift(12582912.0f);  // 1.5 2^23: sums with it have no fraction
+  const FloatVec n = fmadd(x, FloatVec(1.44269504f), shift) - shift;
+  FloatVec r = fmadd(n, FloatVec(-0.693359375f), x);
   r = fmadd(n, FloatVec(2.12194440e-4f), r);
   // By pairs (Estrin): a chain of 5 where Horner's has 8, so more vectors are under way at a time.
   const FloatVec r2 = r * r;
@@ -36,12 +30,12 @@ static inline FloatVec exponential(const FloatVec& x) {
   const FloatVec tail = fmadd(fmadd(high, r2, middle), r2, low);
   const FloatVec p = fmadd(tail, r2, r) + FloatVec(1.0f);
 #if defined(CPU_CAPABILITY_AVX512)
-  return _mm512_scalef_ps(p, n);
+  return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, least, _CMP_NLT_UQ), p, n);
 #else
-  // 2^n by its exponent bits; a result that would be denormal becomes 0.
+  // 2^n by its exponent bits.
   const auto exponent = at::vec::convert_to_int_of_same_size(n) << at::vec::Vectorized<int>(23);
   const FloatVec scaled = at::vec::cast<float>(at::vec::cast<int>(p) + exponent);
-  return FloatVec::blendv(scaled, FloatVec(0.0f), x < FloatVec(-87.3f));
+  return FloatVec::blendv(scaled, FloatVec(0.0f), x < least);
 #endif
 }
 

@@ -80,26 +80,6 @@ template <typename To, typename From>
   }
 }
 
-template <typename acc_t, typename scalar_t>
-[[gnu::always_inline]] inline at::vec::Vectorized<acc_t> load_lanes(const scalar_t* from,
-                                                                    int64_t lanes) {
-  using Vec = at::vec::Vectorized<acc_t>;
-  if (lanes == Vec::size()) return load_vector<acc_t>(from);
-  acc_t some[Vec::size()] = {};
-  load_run(some, from, /*stride=*/1, lanes);
-  return Vec::loadu(some);
-}
-
-template <typename acc_t, typename scalar_t>
-[[gnu::always_inline]] inline void store_lanes(scalar_t* to, int64_t lanes,
-                                               const at::vec::Vectorized<acc_t>& values) {
-  using Vec = at::vec::Vectorized<acc_t>;
-  if (lanes == Vec::size()) return store_vector(to, values);
-  acc_t some[Vec::size()];
-  values.store(some);
-  at::vec::convert(some, to, lanes);
-}
-
 // Of the arithmetic type, or bfloat16 rounded to the nearest.
 template <typename acc_t, typename moment_t>
 struct PlainMoments {
