@@ -5,7 +5,9 @@
 //     p <- p - lr wd p - lr / (1 - beta1^t) m / (sqrt(v) / sqrt(1 - beta2^t) + eps),
 //
 // as torch.optim.Adam and AdamW compute it. L2 weight decay adds wd p to g instead of lr wd p to
-// the step. amsgrad takes the largest v so far under the root.
+// the step. amsgrad takes the largest v so far under the root. Moments that would be denormal are
+// 0: where a gradient stays 0, m gets there within 1,000 steps and does not leave, at 20 times the
+// cost.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -53,6 +55,7 @@ struct AdamCoefficients {
   bool has_l2;         // not to make NaN of 0 * inf
   bool near_gradient;  // 1 - beta1 >= 0.5: the form of the interpolation, as torch.lerp chooses
   bool amsgrad;
+  bool small_eps;  // so small that the root of a denormal v counts beside it
 };
 
 // `grad_factor` without the sign of `maximize`.
@@ -81,6 +84,7 @@ PYEXT_HOST_DEVICE AdamCoefficients<T> adam_coefficients(const AdamOptions& o, do
   c.has_l2 = l2;
   c.near_gradient = 1 - o.beta1 >= 0.5;
   c.amsgrad = o.amsgrad;
+  c.small_eps = o.eps < 1e-10;
   return c;
 }
 
@@ -107,9 +111,11 @@ PYEXT_HOST_DEVICE V adam_update(const AdamCoefficients<T>& c, V grad, AdamElemen
   grad = grad * V(c.grad_factor);
   if (c.has_l2) grad = multiply_add(x.param, V(c.l2), grad);
   const V difference = grad - x.exp_avg;
-  x.exp_avg = c.near_gradient ? multiply_add(difference, V(-c.beta1), grad)
-                              : multiply_add(difference, V(c.weight1), x.exp_avg);
+  x.exp_avg =
+      without_denormals(c.near_gradient ? multiply_add(difference, V(-c.beta1), grad)
+                                        : multiply_add(difference, V(c.weight1), x.exp_avg));
   x.exp_avg_sq = multiply_add(grad * grad, V(c.weight2), x.exp_avg_sq * V(c.beta2));
+  if (!c.small_eps) x.exp_avg_sq = without_denormals(x.exp_avg_sq);
   V under_root = x.exp_avg_sq;
   if (c.amsgrad) {
     x.max_exp_avg_sq = larger_or_nan(x.max_exp_avg_sq, x.exp_avg_sq);

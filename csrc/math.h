@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #if defined(__CUDACC__)
 #define PYEXT_HOST_DEVICE __host__ __device__ __forceinline__
@@ -48,6 +50,12 @@ PYEXT_HOST_DEVICE float about_inverse_root(float x) {
 #endif
 }
 
+// 0 for what is below normal numbers: processors stop for each of those.
+template <typename T>
+PYEXT_HOST_DEVICE T without_denormals(const T& x) {
+  return absolute(x) < std::numeric_limits<T>::min() ? T(0) : x;
+}
+
 // The larger of two; NaN if either is.
 PYEXT_HOST_DEVICE float larger_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 PYEXT_HOST_DEVICE double larger_or_nan(double a, double b) { return a > b || a != a ? a : b; }
@@ -88,6 +96,28 @@ inline at::vec::Vectorized<scalar_t> at_most(const at::vec::Vectorized<scalar_t>
   return at::vec::clamp_max(x, most);
 }
 
+// The condition is a vector of all-ones and all-zeros lanes, as Vectorized comparisons give it.
+template <typename scalar_t>
+inline at::vec::Vectorized<scalar_t> where(const at::vec::Vectorized<scalar_t>& condition,
+                                           const at::vec::Vectorized<scalar_t>& a,
+                                           const at::vec::Vectorized<scalar_t>& b) {
+  return at::vec::Vectorized<scalar_t>::blendv(b, a, condition);
+}
+
+template <typename scalar_t>
+inline at::vec::Vectorized<scalar_t> without_denormals(const at::vec::Vectorized<scalar_t>& x) {
+  const at::vec::Vectorized<scalar_t> least(std::numeric_limits<scalar_t>::min());
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<scalar_t, float>) {
+    return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x.abs(), least, _CMP_NLT_UQ), x);
+  } else {
+    return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(x.abs(), least, _CMP_NLT_UQ), x);
+  }
+#else
+  return where(x.abs() < least, at::vec::Vectorized<scalar_t>(0), x);
+#endif
+}
+
 inline at::vec::Vectorized<float> about_inverse_root(const at::vec::Vectorized<float>& x) {
 #if defined(CPU_CAPABILITY_AVX512)
   return _mm512_rsqrt14_ps(x);
@@ -119,14 +149,6 @@ template <typename scalar_t>
 inline at::vec::Vectorized<scalar_t> larger_or_nan(const at::vec::Vectorized<scalar_t>& a,
                                                    const at::vec::Vectorized<scalar_t>& b) {
   return at::vec::maximum(a, b);
-}
-
-// The condition is a vector of all-ones and all-zeros lanes, as Vectorized comparisons give it.
-template <typename scalar_t>
-inline at::vec::Vectorized<scalar_t> where(const at::vec::Vectorized<scalar_t>& condition,
-                                           const at::vec::Vectorized<scalar_t>& a,
-                                           const at::vec::Vectorized<scalar_t>& b) {
-  return at::vec::Vectorized<scalar_t>::blendv(b, a, condition);
 }
 
 #endif

@@ -219,6 +219,25 @@ def test_a_float32_step_is_right_to_the_last_place(ours, torchs, device):
         assert units_apart(actual[key], expected[key], magnitude.to(device)) <= 2
 
 
+@each_dtype
+@pytest.mark.parametrize("n", [3, 1000])
+@pytest.mark.parametrize("eps", [1e-8, 0.0])
+def test_moments_are_not_left_denormal(eps, n, dtype, device):
+    """A processor stops for each such number, and m stays one where a gradient is 0."""
+    twins = Twins(*PAIRS[1], parameters((n,), dtype=dtype, device=device), eps=eps)
+    twins.run(1)
+    for optimizer in twins.both:
+        (state,) = optimizer.state.values()
+        for key in ("exp_avg", "exp_avg_sq"):
+            state[key].fill_(torch.finfo(dtype).tiny / 2)
+    twins.step([torch.zeros(n, dtype=dtype, device=device)])
+    (state,) = twins.ours.state.values()
+    assert not state["exp_avg"].any()
+    assert state["exp_avg_sq"].any() == (eps == 0)  # else it would not count beside eps
+    for p, q in twins.pairs():
+        torch.testing.assert_close(p, q, **TOLERANCES[dtype])
+
+
 @each_class
 def test_the_number_of_threads_does_not_matter(ours, torchs):
     results = []

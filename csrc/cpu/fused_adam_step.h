@@ -33,7 +33,7 @@ class AdamStep {
     const auto to = [](double x) { return static_cast<acc_t>(x); };
     return {to(c.grad_factor), to(c.l2),        to(c.decay),     to(c.weight1),     to(c.beta1),
             to(c.beta2),       to(c.weight2),   to(c.step_size), to(c.root_factor), to(c.eps),
-            c.has_l2,          c.near_gradient, c.amsgrad};
+            c.has_l2,          c.near_gradient, c.amsgrad,       c.small_eps};
   }
 
   void block(const AdamTensor& t, const AdamCoefficients<acc_t>& c, int64_t begin, int64_t n,

@@ -63,8 +63,9 @@ void update_block(AdamCoefficients<acc_t> c, int64_t n, acc_t* param, const grad
     given = moments;
   };
   // What a step seldom has costs the loop a fifth of its time, unless it is known not to be there.
-  if (c.has_l2 || c.near_gradient || c.amsgrad || updates != nullptr) return update_all();
-  c.has_l2 = c.near_gradient = c.amsgrad = false;
+  const bool is_plain = !(c.has_l2 || c.near_gradient || c.amsgrad || c.small_eps);
+  if (!is_plain || updates != nullptr) return update_all();
+  c.has_l2 = c.near_gradient = c.amsgrad = c.small_eps = false;
   updates = nullptr;
   update_all();
 }
