@@ -1,4 +1,4 @@
-"""Interleaved timing: A B C, C B A, A B C ... in one process.
+"""Interleaved timing: A B C, B A C, C B A ... in one process.
 
 The machine's clock rate and its other users change over seconds. Candidates that take turns meet
 the same conditions, so their ratio is steadier than either of their times.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -105,9 +106,10 @@ def interleaved(
         fewest = MIN_ROUNDS if one_round < SLOW_ROUND else SLOW_ROUNDS
         rounds = min(MAX_ROUNDS, max(fewest, int(seconds / one_round)))
         samples: dict[str, list[float]] = {name: [] for name in functions}
+        order = random.Random(0)
         for index in range(rounds):
-            # The order turns about, so that nobody always finds the caches of the same neighbour.
-            for name in list(functions)[:: 1 if index % 2 == 0 else -1]:
+            # In any order, so that nobody always finds the caches of the same neighbour.
+            for name in order.sample(list(functions), len(functions)):
                 samples[name].append(clock(functions[name], calls[name]))
             on_round(index + 1, rounds)
     return {name: Timing(tuple(samples[name]), calls[name]) for name in functions}

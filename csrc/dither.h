@@ -25,11 +25,6 @@ struct Dither {
   PYEXT_HOST_DEVICE uint16_t operator[](int64_t element) const {
     return static_cast<uint16_t>(start + static_cast<uint32_t>(element) * kStride);
   }
-  // Those of the element some elements, fewer than 2^16, after the one that has `threshold`; in 16
-  // bits, so that a loop over elements fills its vectors.
-  PYEXT_HOST_DEVICE static uint16_t after(uint16_t threshold, int32_t elements) {
-    return static_cast<uint16_t>(threshold + elements * kStride);
-  }
 };
 
 }  // namespace pyext

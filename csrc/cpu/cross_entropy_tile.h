@@ -12,8 +12,8 @@
 namespace pyext {
 namespace {
 
-constexpr int64_t kShortRow =
-    1 << 20;  // bytes of logits, exponentials and gradient: they fit in L2
+// Logits, exponentials and gradient of rows up to this (bytes) stay in the second cache.
+constexpr int64_t kShortRow = 1 << 20;
 
 template <typename acc_t, bool columns>
 class Tile : TileGradient<acc_t, columns> {

@@ -1,8 +1,8 @@
 // The moments of a block as the update meets them: vectors of values, read and written as they are
-// stored. Each class has load(which, i) and store(which, i, values) for the vector that begins with
-// element i of the block, of which `lanes` elements are there; `which` counts m, v and the largest
-// v. They stand in the innermost loop, so all of it is inlined, whatever the compiler thinks of
-// their number.
+// stored. Each class has load(which, i, lanes) and store(which, i, lanes, values) for the vector
+// that begins with element i of the block, of which `lanes` elements are there; `which` counts m, v
+// and the largest v. They stand in the innermost loop, so all of it is inlined, whatever the
+// compiler thinks of their number.
 #pragma once
 
 #include <ATen/cpu/vec/vec.h>
