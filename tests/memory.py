@@ -31,6 +31,21 @@ def peak_bytes(call: Callable[[], Any], device: str) -> int:
     return peak
 
 
+def contraction_scratch(operands: list[Tensor], results: int) -> int:
+    """The memory that a contraction of `operands` to so many `results` may need beside them.
+
+    On a CPU it needs tiles, which budgets count. On CUDA all may be laid out anew for cuBLAS, in
+    float32 where they are of 16 bits; and of three operands the product of two is formed, no more
+    than 64 MiB of it at once.
+    """
+    if operands[0].device.type != "cuda":
+        return 0
+    numels = sorted([*(x.numel() for x in operands), results])
+    item = max(4, operands[0].element_size())
+    formed = item * numels[-1] * numels[-2] if len(operands) > 2 else 0
+    return item * sum(numels) + min(formed, 64 << 20)
+
+
 def saved_tensors(call: Callable[[], Any]) -> list[Tensor]:
     """What the graph of the call saves for its backward."""
     saved = []

@@ -11,6 +11,7 @@ from torch import Tensor
 import pyext
 from tests.entry import BadCall, Entry, Maker, Sample
 from tests.layouts import laid_out
+from tests.memory import contraction_scratch
 from tests.references import bilinear as reference
 
 
@@ -145,7 +146,8 @@ def extra_bytes(sample: Sample) -> int:
         results *= x2.shape[-2]
     wide = 4 if x1.element_size() == 2 else 0
     item = x1.element_size() + wide
-    return 2 * results * item + (x1.numel() + x2.numel()) * item + (1 << 20)
+    budget = 2 * results * item + (x1.numel() + x2.numel()) * item + (1 << 20)
+    return budget + contraction_scratch([x1, x2, weight], results)
 
 
 def saved_bytes(sample: Sample) -> int:

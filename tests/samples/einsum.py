@@ -12,7 +12,7 @@ import pyext
 from tests.entry import Entry, Maker, Sample
 from tests.layouts import laid_out
 from tests.measure import run
-from tests.memory import peak_bytes
+from tests.memory import contraction_scratch, peak_bytes
 from tests.references.einsum import einsum as reference
 from tests.references.einsum import read
 from tests.samples.einsum_bad import bad_calls
@@ -194,6 +194,7 @@ def extra_bytes(sample: Sample) -> int:
     result = torch.einsum(equation, *shapes)
     first: Tensor = sample.leaves()[0]
     budget = result.nbytes + first.nbytes + sum(x.nbytes for x in operands) + 8192
+    budget += contraction_scratch(operands, result.numel())
     if result.element_size() == 2 and not result.is_complex():
         budget = max(budget, peak_bytes(lambda: run(native, sample), first.device.type) + 8192)
     return budget
