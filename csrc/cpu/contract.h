@@ -94,6 +94,10 @@ class Contraction {
     const int64_t deep =
         thin ? kDepth / 2 : std::clamp<int64_t>(values / std::max<int64_t>(wanted, 1), 64, kDepth);
     k.cut(whole <= deep * 3 / 2 || weighs_rows_ ? k.size() : deep / parts_);
+    if (!symmetric_) {
+      m.cut(64);
+      cut_to_runs();
+    }
     const int64_t depth = std::max<int64_t>(1, k.brick_size() * parts_);
     if (symmetric_) {
       n.cut(64);
@@ -111,8 +115,15 @@ class Contraction {
       wide_bricks_ = n.bricks();
       if (share < most && !thin)
         n.cut(std::max<int64_t>(128, share), wide || !two_runs ? 64 : 16, 16);
-      m.cut(64);
     }
+  }
+
+  // Bricks of K that are long enough within one run need no copy of the first factor.
+  void cut_to_runs() {
+    const IndexGroup longer = x_.k;
+    if (weighs_rows_ || x_.k.count() < 2 || Left{*this}.in_place()) return;
+    x_.k.cut(x_.k.dims.back().size);
+    if (x_.k.brick_size() < 64 || !Left{*this}.in_place()) x_.k = longer;
   }
 
   bool is_real(const ProductTensor& x) const {
@@ -147,10 +158,8 @@ class Contraction {
     const int64_t groups = std::max<int64_t>(1, 4 * at::get_num_threads() / others);
     const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
     grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
-    if (!x_.pair) {  // BLAS, with which it is compared, has chains that are longer yet
-      grid.longest_chain = 128;
-      grid.sums_apart = false;
-    }
+    // BLAS, with which a product of two is compared, has chains that are longer yet.
+    grid.longest_chain = x_.pair ? 48 : 128;
     grid.in_place = Finished{*this}.in_place();
     if (weighs_rows_) grid.m_group = grid.m_tiles;  // their rows are added up in order
     if (grid.k_tiles > 1 && !grid.in_place) {  // their tiles are kept until the sum is complete
@@ -168,8 +177,7 @@ class Contraction {
       const auto& x = owner.x_;
       const int64_t row = x.m.step(&GroupDim::x), col = x.k.step(&GroupDim::x);
       if (!owner.is_real(x.a) || row < 0 || col < 0) return false;
-      // Rows that fall into the same few sets of a cache are copied, where they are needed often.
-      if (col <= 1) return !aliases(row, 4096) || x.n.size() <= Matrices::kSeldom;
+      if (col <= 1) return true;
       return row <= 1 && !aliases(col, 4096) && x.template uses_a_as_it_lies<acc_t>();
     }
 
@@ -217,6 +225,10 @@ class Contraction {
       return !x.pair && owner.is_real(x.b) && row >= 0 && col == 1 &&
              x.n.size() == x.n.brick_size() && x.n.size() % kWidth == 0 && !aliases(row, 1024) &&
              x.template uses_b_as_it_lies<acc_t>();
+    }
+
+    int64_t matrix(int64_t batch) const {
+      return owner.x_.pair ? batch : owner.x_.offsets(batch)[1];
     }
 
     Block<acc_t> block(int64_t batch, int64_t k_tile, int64_t n_tile, acc_t* scratch,

@@ -1,4 +1,8 @@
 // The kernels of einsum: which arithmetic a sum of products is done in.
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
 #include "contraction.h"
 #include "cpu/contract.h"
 #include "cpu/multiply_reduce.h"
@@ -13,18 +17,19 @@ SumOfProducts as_real(SumOfProducts problem, at::ScalarType real) {
   return problem;
 }
 
-// Forms the sum in `pieces` along its longest index, each with a result of its own, and adds those
-// up in their order.
+// Forms the sum in `pieces` along an index, each with a result of its own, and adds those up in
+// their order. Of the indices that are long enough it is the one that the first factor has furthest
+// apart, which leaves its runs whole.
 template <typename T, typename Kernel>
 void sum_in_pieces(const SumOfProducts& problem, int64_t pieces, const Kernel& kernel) {
-  size_t longest = 0;
-  for (size_t d = 0; d < problem.dims.size(); ++d) {
-    const auto length = [&](size_t i) {
-      return problem.dims[i].out == 0 ? problem.dims[i].size : int64_t{0};
-    };
-    if (length(d) > length(longest)) longest = d;
-  }
-  const ProductDim split = problem.dims[longest];
+  const auto suits = [&](const ProductDim& dim) {
+    return std::pair(dim.out == 0 ? std::min(dim.size, pieces) : 0, std::abs(dim.in[0]));
+  };
+  const auto best =
+      std::max_element(problem.dims.begin(), problem.dims.end(),
+                       [&](const auto& x, const auto& y) { return suits(x) < suits(y); });
+  const auto cut = static_cast<size_t>(best - problem.dims.begin());
+  const ProductDim split = problem.dims[cut];
   pieces = std::min(pieces, split.size);
   const int64_t length = split.size / pieces, rest = split.size % pieces;
 
@@ -40,13 +45,13 @@ void sum_in_pieces(const SumOfProducts& problem, int64_t pieces, const Kernel& k
   }
   const auto sums = make_scratch<T>((pieces + 1) * results);
   part.out = {sums.get(), problem.dtype};
-  part.dims[longest].size = length;
+  part.dims[cut].size = length;
   part.dims.push_back({pieces, results, split.in});
   for (auto& step : part.dims.back().in) step *= length;
   kernel(part);
   if (rest > 0) {
     part.dims.pop_back();
-    part.dims[longest].size = rest;
+    part.dims[cut].size = rest;
     for (int f = 0; f < part.factors(); ++f) {
       auto& x = part.in[f];
       x.data = static_cast<char*>(x.data) +

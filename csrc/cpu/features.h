@@ -166,6 +166,7 @@ struct FeatureColumns {
   int64_t first;
   Cut k, n;
 
+  int64_t matrix(int64_t batch) const { return batch; }
   Block<acc_t> block(int64_t batch, int64_t s, int64_t j, acc_t* scratch,
                      int64_t row_stride) const {
     const Cut &rows = transposed ? n : k, &cols = transposed ? k : n;

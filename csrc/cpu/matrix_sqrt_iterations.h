@@ -93,6 +93,7 @@ class SymmetricProducts {
   struct Right {
     const SymmetricProducts& owner;
     const std::array<Factors<acc_t>, count>& products;
+    int64_t matrix(int64_t) const { return 0; }
     Block<acc_t> block(int64_t, int64_t s, int64_t j, acc_t*, int64_t) const {
       const Cut &edge = owner.edge_, &depth = owner.depth_;
       const Square<acc_t>& x = *products[s / depth.count()].second;

@@ -21,7 +21,7 @@ constexpr int kMicroRows = 2, kMicroVectors = 1;
 #endif
 
 // How a sum is formed: of even chains of no more than `longest` terms, which lose fewer digits than
-// one long chain, and on top of what is there or not.
+// one long chain. They are added up apart, and then to what is there or not.
 struct Sums {
   int64_t longest;
   bool accumulate;
@@ -36,7 +36,9 @@ void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const
   constexpr int kWidth = Vec::size();
   const int64_t chains = std::max<int64_t>(2, (depth + sums.longest - 1) / sums.longest);
   const int64_t longest = (depth + chains - 1) / chains;
-  do {
+  constexpr int kRow = vectors * kWidth;
+  alignas(64) T apart[rows * kRow];
+  for (bool first = true;; first = false) {
     const int64_t chain = std::min(depth, longest);
     Vec sum[rows][vectors];
 #pragma GCC unroll 16
@@ -57,17 +59,33 @@ void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const
       a += a_col;
       b += b_row;
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) {
-        T* to = c + r * c_row + v * kWidth;
-        (sums.accumulate ? Vec::loadu(to) + sum[r][v] : sum[r][v]).store(to);
-      }
-    }
-    sums.accumulate = true;
     depth -= chain;
-  } while (depth > 0);
+    // Stores total(x, rest, there) for the vectors x of a chain: `rest` is what the chains before
+    // come to, `there` where it is stored.
+    const auto put = [&](T* to, int64_t to_row, const auto& total) {
+#pragma GCC unroll 16
+      for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) {
+          T* there = to + r * to_row + v * kWidth;
+          total(sum[r][v], apart + r * kRow + v * kWidth, there).store(there);
+        }
+      }
+    };
+    const auto alone = [](Vec x, const T*, const T*) { return x; };
+    const auto with_rest = [](Vec x, const T* rest, const T*) { return Vec::loadu(rest) + x; };
+    if (depth > 0 && first) {
+      put(apart, kRow, alone);
+    } else if (depth > 0) {
+      put(apart, kRow, with_rest);
+    } else {
+      if (first) std::fill_n(apart, rows * kRow, T(0));  // a sum of one term
+      if (!sums.accumulate) return put(c, c_row, with_rest);
+      return put(c, c_row, [](Vec x, const T* rest, const T* there) {
+        return Vec::loadu(there) + (Vec::loadu(rest) + x);
+      });
+    }
+  }
 }
 
 // The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.

@@ -28,10 +28,8 @@ struct TileGrid {
   int64_t rows, cols, depth;
   // Consecutive m tiles that share a packed block of b.
   int64_t m_group = 1;
-  // Sums of many short chains keep more digits, if each block of k is summed apart as well.
-  int64_t longest_chain = 32;
-  bool sums_apart = true;
-  bool in_place = false;  // tiles are summed where store.place(...) says
+  int64_t longest_chain = 32;  // sums of many short ones keep more digits
+  bool in_place = false;       // tiles are summed where store.place(...) says
 };
 
 // A block of a matrix: in scratch, or where it was.
@@ -90,7 +88,8 @@ constexpr int64_t kSharedBytes = int64_t{8} << 20;
 
 // a.block(batch, m, k, scratch, row_stride) and b.block(batch, k, n, scratch, row_stride) return a
 // Block, in the scratch or not; columns of b's are contiguous and padded to whole vectors. `a` says
-// by a.in_place() that it never needs its scratch.
+// by a.in_place() that it never needs its scratch, `b` by b.matrix(batch) which of its matrices a
+// batch takes.
 // store(batch, m, n, tile, row_stride) takes a finished tile, which it may overwrite; or, for a
 // grid in place, store.place(batch, m, n) says where its rows are, and how far apart.
 // first_column(m, n) says from which of its columns on a tile is wanted, -1 that nobody wants it.
@@ -130,18 +129,21 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
       const auto b_scratch = make_scratch<T>(b_size);
       const auto tiles = make_scratch<T>(grid.in_place ? 0 : kept * c_size);
-      const bool may_need_apart = grid.in_place || (grid.k_tiles > 1 && grid.sums_apart);
-      const auto apart = make_scratch<T>(may_need_apart ? c_size : 0);
+      constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+      const auto apart = make_scratch<T>(grid.in_place ? grid.rows * kWidth : 0);
+      Block<T> right{};
+      std::tuple<int64_t, int64_t, int64_t> right_is{-1, -1, -1};  // matrix, k, n
       for (int64_t i = take(); i >= 0; i = take()) {
         const int64_t batch = first + i / (groups * grid.n_tiles);
         const int64_t group = i / grid.n_tiles % groups, n = i % grid.n_tiles;
         const int64_t m_begin = group * m_group, m_end = std::min(m_begin + m_group, grid.m_tiles);
         for (int64_t k = 0; k < grid.k_tiles; ++k) {
-          Block<T> right{};
+          const std::tuple wanted{b.matrix(batch), k, n};
           for (int64_t m = m_begin; m < m_end; ++m) {
             const int64_t from = first_column(m, n);
             if (from < 0) continue;
-            if (right.data == nullptr) right = b.block(batch, k, n, b_scratch.get(), b_row);
+            if (right_is != wanted) right = b.block(batch, k, n, b_scratch.get(), b_row);
+            right_is = wanted;
             T* scratch = share ? shared_block(batch, m, k) : a_scratch.get();
             const Block<T> left =
                 share ? a.shape_of(m, k, scratch, a_row) : a.block(batch, m, k, scratch, a_row);
@@ -151,14 +153,20 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
               if (grid.in_place) std::tie(tile, tile_row) = store.place(batch, m, n);
             }
             const int64_t cols = right.cols - from;
-            const bool ragged = grid.in_place && cols % at::vec::Vectorized<T>::size() != 0;
-            const bool aside = ragged || (k > 0 && grid.sums_apart);
-            const Sums sums{grid.longest_chain, k > 0 && !aside};
-            multiply_block<T>(left.rows, cols, left.cols, left.data, left.row_stride,
-                              left.col_stride, right.data + from, right.row_stride,
-                              (aside ? apart.get() : tile) + from, aside ? b_row : tile_row, sums);
-            if (aside) {
-              put_rows(tile + from, tile_row, apart.get() + from, b_row, left.rows, cols, k > 0);
+            const auto multiply = [&](int64_t first_col, int64_t count, T* to, int64_t to_row,
+                                      bool adds) {
+              multiply_block<T>(left.rows, count, left.cols, left.data, left.row_stride,
+                                left.col_stride, right.data + first_col, right.row_stride, to,
+                                to_row, {grid.longest_chain, adds});
+            };
+            // Where tiles are summed in place, a last vector would reach beyond the tile.
+            const int64_t beyond = grid.in_place ? cols % kWidth : 0;
+            const int64_t whole = cols - beyond;
+            if (whole > 0) multiply(from, whole, tile + from, tile_row, k > 0);
+            if (beyond > 0) {
+              multiply(from + whole, beyond, apart.get(), kWidth, false);
+              put_rows(tile + from + whole, tile_row, apart.get(), kWidth, left.rows, beyond,
+                       k > 0);
             }
             if (k + 1 == grid.k_tiles && !grid.in_place) store(batch, m, n, tile, b_row);
           }
