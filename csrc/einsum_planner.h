@@ -63,10 +63,17 @@ class Planner {
   void contract_in_order();
   std::vector<int> pair_at(int64_t first, int64_t second) const;
   std::vector<int> cheapest_pair() const;
+  bool sums(const std::vector<int>& pair) const;
+  double seconds_from(const std::vector<int>& pair) const;
+  void contract(const std::vector<int>& pair, Lowering lowering);
   void reduce_lonely_labels();
+  Slot laid_out(const Labels& labels) const;
+  Labels intermediate_labels(const std::vector<int>& inputs) const;
   int intermediate(const std::vector<int>& inputs, Lowering lowering);
   double intermediate_cap() const;
   void finish(const std::vector<int>& inputs, Lowering lowering);
+  SumOfProducts problem_of(const std::vector<int>& inputs, const Labels& labels,
+                           const std::map<Label, int64_t>& out, at::ScalarType dtype) const;
   void add_step(std::vector<int> inputs, int result, const Labels& labels,
                 const std::map<Label, int64_t>& out, at::ScalarType dtype, Lowering lowering);
 

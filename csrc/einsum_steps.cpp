@@ -32,11 +32,7 @@ void Planner::contract_in_order() {
       if (pair[0] > pair[1]) std::swap(pair[0], pair[1]);
       return finish(pair, lower(pair).first);
     }
-    const int result = intermediate(pair, lower(pair).first);
-    live_.erase(std::remove_if(live_.begin(), live_.end(),
-                               [&](int slot) { return slot == pair[0] || slot == pair[1]; }),
-                live_.end());
-    live_.push_back(result);
+    contract(pair, lower(pair).first);
   }
 }
 
@@ -48,18 +44,56 @@ std::vector<int> Planner::pair_at(int64_t first, int64_t second) const {
   return {live_[first], live_[second]};
 }
 
-// Without a path: the pair that takes least time, then the smallest result.
+// Without a path: the pair with which it takes least time, then that of the smallest result. Pairs
+// that sum over nothing come last.
 std::vector<int> Planner::cheapest_pair() const {
   std::vector<int> best;
-  double least = std::numeric_limits<double>::infinity();
+  auto least = std::pair(true, std::numeric_limits<double>::infinity());
   for (size_t j = 1; j < live_.size(); ++j) {
     for (size_t i = 0; i < j; ++i) {
       const std::vector<int> pair = {live_[i], live_[j]};
-      const double seconds = lower(pair).second + 1e-12 * volume(result_labels(pair));
-      if (seconds < least) least = seconds, best = pair;
+      const auto cost =
+          std::pair(!sums(pair), seconds_from(pair) + 1e-12 * volume(result_labels(pair)));
+      if (cost < least) least = cost, best = pair;
     }
   }
   return best;
+}
+
+// Whether the product of a pair sums over an index that both have.
+bool Planner::sums(const std::vector<int>& pair) const {
+  const std::set<Label> wanted = wanted_without(pair);
+  const Labels& labels = slots_[pair[0]].labels;
+  return std::any_of(labels.begin(), labels.end(), [&](Label label) {
+    return slots_[pair[1]].has(label) && !wanted.count(label);
+  });
+}
+
+// How long the product of a pair should take; of three factors, with the product that it leaves.
+double Planner::seconds_from(const std::vector<int>& pair) const {
+  constexpr double kByBlas = 0.95;  // decides among nearly equals
+  const auto [lowering, seconds] = lower(pair);
+  const auto bytes =
+      volume(result_labels(pair)) * static_cast<double>(c10::elementSize(request_.arithmetic));
+  if (live_.size() != 3 || bytes > intermediate_cap()) return seconds;
+  Planner trial = *this;
+  trial.contract(pair, lowering);
+  trial.finish(trial.live_, trial.lower(trial.live_).first);
+  double sum = 0;
+  for (size_t i = plan_.steps.size(); i < trial.plan_.steps.size(); ++i) {
+    const Step& step = trial.plan_.steps[i];
+    sum += step.seconds * (step.lowering == Lowering::kMatmul ? kByBlas : 1);
+  }
+  return sum;
+}
+
+// Puts the product of a pair in its place.
+void Planner::contract(const std::vector<int>& pair, Lowering lowering) {
+  const int result = intermediate(pair, lowering);
+  live_.erase(std::remove_if(live_.begin(), live_.end(),
+                             [&](int slot) { return slot == pair[0] || slot == pair[1]; }),
+              live_.end());
+  live_.push_back(result);
 }
 
 // A label that only one operand has, and the output has not, is summed over first.
@@ -73,14 +107,8 @@ void Planner::reduce_lonely_labels() {
   }
 }
 
-int Planner::intermediate(const std::vector<int>& inputs, Lowering lowering) {
-  const Labels labels = result_labels(inputs);
-  const double elements = volume(labels);
-  const double bytes = elements * static_cast<double>(c10::elementSize(request_.arithmetic));
-  TORCH_CHECK(bytes <= intermediate_cap(), "einsum(): the intermediate '", labels_text(labels),
-              "' would take ", gib(bytes), ", more than ", gib(intermediate_cap()),
-              " that operands and result of this size allow; give another path=\n  ",
-              quoted(request_.equation));
+// An intermediate result, contiguous.
+Slot Planner::laid_out(const Labels& labels) const {
   Slot slot;
   slot.labels = labels;
   slot.dtype = request_.arithmetic;
@@ -89,10 +117,69 @@ int Planner::intermediate(const std::vector<int>& inputs, Lowering lowering) {
     slot.strides[labels[i]] = stride;
     stride *= size(labels[i]);
   }
+  return slot;
+}
+
+// The labels of an intermediate result in the order in which it is laid out. The last one may also
+// lie as the matrix that the last step makes of it, if that leaves fewer indices to walk in the two
+// steps together.
+Labels Planner::intermediate_labels(const std::vector<int>& inputs) const {
+  const Labels usual = result_labels(inputs);
+  if (live_.size() != 3 || inputs.size() != 2) return usual;
+  const auto is_other = [&](int slot) { return slot != inputs[0] && slot != inputs[1]; };
+  const int other = *std::find_if(live_.begin(), live_.end(), is_other);
+  const auto stride_in = [](const std::map<Label, int64_t>& strides, Label label) {
+    const auto found = strides.find(label);
+    return found == strides.end() ? int64_t{0} : found->second;
+  };
+  // Batch, rows and columns of the last step, each as the tensor has it that the step meets next.
+  Labels batch, kept, summed;
+  for (const Label label : usual) {
+    const bool in_other = slots_[other].has(label);
+    (!out_strides_.count(label) ? summed : in_other ? batch : kept).push_back(label);
+  }
+  const auto sort_as = [&](Labels& labels, const std::map<Label, int64_t>& strides) {
+    std::stable_sort(labels.begin(), labels.end(), [&](Label x, Label y) {
+      return stride_in(strides, x) > stride_in(strides, y);
+    });
+  };
+  sort_as(batch, out_strides_);
+  sort_as(kept, out_strides_);
+  sort_as(summed, slots_[other].strides);
+
+  const auto indices = [&](const Labels& labels) {
+    Planner trial = *this;
+    trial.slots_.push_back(laid_out(labels));
+    const int result = static_cast<int>(slots_.size());
+    const auto first =
+        trial.problem_of(inputs, labels, trial.slots_[result].strides, request_.arithmetic);
+    const auto last =
+        trial.problem_of({other, result}, expression_.output, out_strides_, request_.dtype);
+    return first.dims.size() + last.dims.size();
+  };
+  Labels best = usual;
+  for (const auto& [rows, cols] : {std::pair(kept, summed), std::pair(summed, kept)}) {
+    Labels labels = batch;
+    labels.insert(labels.end(), rows.begin(), rows.end());
+    labels.insert(labels.end(), cols.begin(), cols.end());
+    if (indices(labels) < indices(best)) best = labels;
+  }
+  return best;
+}
+
+int Planner::intermediate(const std::vector<int>& inputs, Lowering lowering) {
+  const Labels labels = intermediate_labels(inputs);
+  const double elements = volume(labels);
+  const double bytes = elements * static_cast<double>(c10::elementSize(request_.arithmetic));
+  TORCH_CHECK(bytes <= intermediate_cap(), "einsum(): the intermediate '", labels_text(labels),
+              "' would take ", gib(bytes), ", more than ", gib(intermediate_cap()),
+              " that operands and result of this size allow; give another path=\n  ",
+              quoted(request_.equation));
+  const Slot slot = laid_out(labels);
   slots_.push_back(slot);
   const int result = static_cast<int>(slots_.size()) - 1;
   add_step(inputs, result, labels, slot.strides, slot.dtype, lowering);
-  plan_.steps.back().elements = stride;
+  plan_.steps.back().elements = static_cast<int64_t>(elements);
   return result;
 }
 
@@ -116,28 +203,11 @@ void Planner::finish(const std::vector<int>& inputs, Lowering lowering) {
   add_step(inputs, -1, labels, out_strides_, request_.dtype, lowering);
 }
 
-void Planner::add_step(std::vector<int> inputs, int result, const Labels& labels,
-                       const std::map<Label, int64_t>& out, at::ScalarType dtype,
-                       Lowering lowering) {
-  Step step;
-  step.lowering = lowering;
-  if (lowering == Lowering::kContract && inputs.size() == 3) {
-    const ThreeFactors three = matrix_product_of_three(inputs);
-    inputs = three.inputs;
-    step.problem.weighs_rows = three.weighs_rows;
-  }
-  step.inputs = inputs;
-  step.result = result;
-  step.flops = flops_of(inputs);
-  step.bytes = bytes_of(inputs, labels);
-  step.seconds = lower(inputs).second;
-  for (const int input : inputs) {
-    if (!step.text.empty()) step.text += ",";
-    step.text += labels_text(slots_[input].labels);
-    step.problem.in.push_back({nullptr, slots_[input].dtype});
-  }
-  step.text += "->" + labels_text(labels);
-  SumOfProducts& problem = step.problem;
+// The problem of a step, its indices merged where they lie alike in all tensors.
+SumOfProducts Planner::problem_of(const std::vector<int>& inputs, const Labels& labels,
+                                  const std::map<Label, int64_t>& out, at::ScalarType dtype) const {
+  SumOfProducts problem;
+  for (const int input : inputs) problem.in.push_back({nullptr, slots_[input].dtype});
   problem.out = {nullptr, dtype};
   problem.dtype = request_.arithmetic;
   for (const Label label : all_labels(inputs)) {
@@ -156,6 +226,33 @@ void Planner::add_step(std::vector<int> inputs, int result, const Labels& labels
     if (missing && size(label) > 1) problem.dims.push_back({size(label), out.at(label)});
   }
   merge_dims(problem.dims);
+  return problem;
+}
+
+void Planner::add_step(std::vector<int> inputs, int result, const Labels& labels,
+                       const std::map<Label, int64_t>& out, at::ScalarType dtype,
+                       Lowering lowering) {
+  Step step;
+  step.lowering = lowering;
+  bool weighs_rows = false;
+  if (lowering == Lowering::kContract && inputs.size() == 3) {
+    const ThreeFactors three = matrix_product_of_three(inputs);
+    inputs = three.inputs;
+    weighs_rows = three.weighs_rows;
+  }
+  step.inputs = inputs;
+  step.result = result;
+  step.flops = flops_of(inputs);
+  step.bytes = bytes_of(inputs, labels);
+  step.seconds = lower(inputs).second;
+  for (const int input : inputs) {
+    if (!step.text.empty()) step.text += ",";
+    step.text += labels_text(slots_[input].labels);
+  }
+  step.text += "->" + labels_text(labels);
+  step.problem = problem_of(inputs, labels, out, dtype);
+  step.problem.weighs_rows = weighs_rows;
+  SumOfProducts& problem = step.problem;
   if (lowering == Lowering::kContract && inputs.size() == 2) {
     const bool of_operands = request_.operands.size() == 2 && inputs[0] < 2 && inputs[1] < 2;
     problem.symmetric = request_.same_operand && of_operands && is_symmetric(problem);

@@ -92,9 +92,7 @@ def biaffine(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None = None)
                 f"got {list(x1.shape)} and {list(x2.shape)}"
             )
     _check_sizes("biaffine", x1, x2, weight, bias)
-    # Weights first. Without this, the products of few pairs of positions could look cheaper.
-    path = [0, 1, 0, 1]
-    return _forms("...xi,oij,...yj->...xyo", x1, x2, weight, bias, path)
+    return _forms("...xi,oij,...yj->...xyo", x1, x2, weight, bias)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -107,12 +105,11 @@ def _forms(
     x2: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    path: list[int] | None = None,
 ) -> Tensor:
     if not torch.jit.is_scripting() and _is_autocast(x1):
         # As torch.nn.functional.bilinear, which autocast does not make narrower.
         with torch.autocast(x1.device.type, enabled=False):
-            return _forms(equation, x1, x2, weight, bias, path)
+            return _forms(equation, x1, x2, weight, bias)
     dtype = x1.dtype
     is_mixed = not (x2.dtype == dtype and weight.dtype == dtype)
     # Sums of 16-bit numbers stay in float32 until the bias is added.
@@ -120,9 +117,9 @@ def _forms(
     operands = [x1, weight, x2.float() if widens else x2]
     # Not pyext.einsum: a path that depends on sizes would not be that of a compiled program.
     if torch.jit.is_scripting():  # TorchScript knows no names of overloads
-        result = torch.ops.pyext.einsum(equation, operands, path=path)
+        result = torch.ops.pyext.einsum(equation, operands)
     else:
-        result = torch.ops.pyext.einsum.default(equation, operands, path=path)
+        result = torch.ops.pyext.einsum.default(equation, operands)
     if bias is not None:
         result = result + bias
     return result.to(dtype) if widens else result
