@@ -139,7 +139,7 @@ struct ResultAllocator final : c10::Allocator {
 
 // The allocator for so many bytes, or null: what malloc keeps itself need not be marked free.
 c10::Allocator* allocator_for(size_t bytes) {
-  constexpr size_t kLeast = size_t{16} << 20;
+  constexpr size_t kLeast = size_t{4} << 20;
   static ResultAllocator allocator;
   static const char* const setting = std::getenv("PYEXT_REUSE_MEMORY");
   static const bool reuses = setting == nullptr || std::strcmp(setting, "0") != 0;
