@@ -38,7 +38,7 @@ class GradientBlocks {
     constexpr int64_t kRun = 4096;
     const int64_t runs = (sample_size_ + kRun - 1) / kRun;
     std::vector<double> sums(samples * runs);
-    share_tasks(samples * runs, [&](const auto& take) {
+    share_tasks(samples * runs, [&](Tasks& take) {
       for (int64_t task = take(); task >= 0; task = take()) {
         const int64_t begin = task % runs * kRun, count = std::min(kRun, sample_size_ - begin);
         const int64_t offset = (first + task / runs) * sample_size_ + begin;

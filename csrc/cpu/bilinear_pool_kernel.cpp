@@ -71,7 +71,7 @@ void divide(const Target& from, const ProductTensor& to, int64_t first, int64_t 
   constexpr int64_t kRun = 16384;
   constexpr acc_t kLargestNorm = 1e30f;  // whose inverse has all its digits
   const int64_t runs = (from.sample_size + kRun - 1) / kRun;
-  share_tasks(samples * runs, [&](const auto& take) {
+  share_tasks(samples * runs, [&](Tasks& take) {
     const auto buffer = make_scratch<acc_t>(kRun);
     for (int64_t task = take(); task >= 0; task = take()) {
       const int64_t sample = task / runs, begin = task % runs * kRun;

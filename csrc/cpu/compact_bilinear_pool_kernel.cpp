@@ -44,7 +44,7 @@ void forward_in(const at::Tensor& out, const at::Tensor& x, const at::Tensor& y,
           const int64_t row = batch * rows + gram.m.begin(i), col = gram.n.begin(j) + from;
           scatter(to, row * cols + col, tile + from, move);
         });
-    share_tasks(samples, [&](const auto& take) {
+    share_tasks(samples, [&](Tasks& take) {
       const auto sums = make_scratch<acc_t>(d);
       for (int64_t sample = take(); sample >= 0; sample = take()) {
         std::fill(sums.get(), sums.get() + d, acc_t(0));

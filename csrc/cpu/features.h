@@ -95,7 +95,7 @@ struct Features {
   void form_means() {
     const int64_t count = samples * rows, blocks = (rows + kRows - 1) / kRows;
     auto found = make_scratch<acc_t>(2 * count);
-    share_tasks(samples * blocks, [&](const auto& take) {
+    share_tasks(samples * blocks, [&](Tasks& take) {
       for (int64_t task = take(); task >= 0; task = take()) {
         const int64_t sample = task / blocks, row = task % blocks * kRows;
         const int64_t height = std::min(kRows, rows - row);

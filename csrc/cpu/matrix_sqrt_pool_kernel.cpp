@@ -20,7 +20,7 @@ void for_samples(const Features<acc_t>& x, bool with_change, const Work& work) {
     for (int64_t sample = 0; sample < x.samples; ++sample) work(sample, iterations);
     return;
   }
-  share_tasks(x.samples, [&](const auto& take) {
+  share_tasks(x.samples, [&](Tasks& take) {
     Iterations<acc_t> iterations(x, with_change);
     for (int64_t sample = take(); sample >= 0; sample = take()) work(sample, iterations);
   });

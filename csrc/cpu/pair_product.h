@@ -28,28 +28,17 @@ class PairProduct {
   }
 
   void block(int64_t batch, const Brick& k, const Brick& n, acc_t* to, int64_t row_stride) const {
-    const auto& run = n_.dims.back();
+    const int run = n_.count() - 1, inner = k_.count() - 1;
     // Factors that vary along the run come first.
-    const std::array<int, 2> order = {run.pair[0] == 0, run.pair[0] != 0};
-    switch (run.pair[0] + run.pair[1]) {
-      case 0:
-        return form<0>(order, batch, k, n, to, row_stride);
-      case 1:
-        return form<1>(order, batch, k, n, to, row_stride);
-      default:
-        return form<2>(order, batch, k, n, to, row_stride);
-    }
-  }
-
- private:
-  template <int vectors>
-  void form(const std::array<int, 2>& order, int64_t batch, const Brick& k, const Brick& n,
-            acc_t* to, int64_t row_stride) const {
+    const auto& along = n_.dims[run].pair;
+    const std::array<int, 2> order = {along[0] == 0, along[0] != 0};
+    constexpr std::array multiply = {multiply_rows<acc_t, 0>, multiply_rows<acc_t, 1>,
+                                     multiply_rows<acc_t, 2>};
+    const int64_t vectors = along[0] + along[1];
     std::array<const acc_t*, 2> origin;
     for (int f = 0; f < 2; ++f) {
       origin[f] = packed_[f].get() + batch_offset(f, batch) + first(f, k_, k) + first(f, n_, n);
     }
-    const int run = n_.count() - 1, inner = k_.count() - 1;
     const int64_t rows = k.extent[inner], length = n.extent[run];
     Strides row_step{};
     for (int f = 0; f < 2; ++f) row_step[f] = k_.dims[inner].pair[order[f]];
@@ -58,8 +47,8 @@ class PairProduct {
         const std::array<const acc_t*, 2> at = {origin[0] + p_row + p_col,
                                                 origin[1] + q_row + q_col};
         const Pointers<acc_t> x = {at[order[0]], at[order[1]]};
-        multiply_rows<acc_t, vectors>(to + row * rows * row_stride + col * length, row_stride, rows,
-                                      length, x, 2, row_step);
+        multiply[vectors](to + row * rows * row_stride + col * length, row_stride, rows, length, x,
+                          2, row_step);
       });
     });
   }
@@ -81,7 +70,7 @@ class PairProduct {
     }
     packed_[f] = make_scratch<acc_t>(step);
     const MoveDim outer = moves.empty() ? MoveDim{1, 0, 0} : moves.front();
-    share_tasks((outer.size + kRows - 1) / kRows, [&](const auto& take) {
+    share_tasks((outer.size + kRows - 1) / kRows, [&](Tasks& take) {
       for (int64_t i = take(); i >= 0; i = take()) {
         MoveDims dims;
         dims.add(std::min(kRows, outer.size - i * kRows), outer.from, outer.to);

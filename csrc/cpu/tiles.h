@@ -48,23 +48,29 @@ int64_t padded_row(int64_t length) {
   return length * sizeof(T) % 1024 == 0 && length > 0 ? length + kWidth : length;
 }
 
-// Calls work(take) on every thread; take() gives out the numbers below `count`, each once and in
-// order. Who is early takes more, so neither uneven tasks nor a busy core holds up the others.
+// Gives out the numbers below `count`, each once and in order, and then -1.
+class Tasks {
+ public:
+  explicit Tasks(int64_t count) : count_(count) {}
+  int64_t operator()() {
+    const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
+    return task < count_ ? task : -1;
+  }
+
+ private:
+  std::atomic<int64_t> next_{0};
+  int64_t count_;
+};
+
+// Calls work(take) on every thread, all with the same Tasks. Who is early takes more, so neither
+// uneven tasks nor a busy core holds up the others.
 template <typename Work>
 void share_tasks(int64_t count, const Work& work) {
+  Tasks take(count);
   const int64_t threads = std::min<int64_t>(count, at::get_num_threads());
-  if (threads <= 1 || at::in_parallel_region()) {
-    int64_t next = 0;
-    return work([&] { return next < count ? next++ : int64_t{-1}; });
-  }
-  std::atomic<int64_t> next{0};
+  if (threads <= 1 || at::in_parallel_region()) return work(take);
   at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      work([&] {
-        const int64_t task = next.fetch_add(1, std::memory_order_relaxed);
-        return task < count ? task : int64_t{-1};
-      });
-    }
+    for (int64_t i = begin; i < end; ++i) work(take);
   });
 }
 
@@ -116,7 +122,7 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
       return shared.get() + (((batch - first) * grid.m_tiles + m) * grid.k_tiles + k) * a_size;
     };
     if (share) {
-      share_tasks(batches * a_tiles, [&](const auto& take) {
+      share_tasks(batches * a_tiles, [&](Tasks& take) {
         for (int64_t i = take(); i >= 0; i = take()) {
           const int64_t batch = first + i / a_tiles, m = i % a_tiles / grid.k_tiles;
           const int64_t k = i % grid.k_tiles;
@@ -124,7 +130,7 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
         }
       });
     }
-    share_tasks(batches * groups * grid.n_tiles, [&](const auto& take) {
+    share_tasks(batches * groups * grid.n_tiles, [&](Tasks& take) {
       const int64_t kept = grid.k_tiles > 1 && !grid.in_place ? m_group : 1;
       const auto a_scratch = make_scratch<T>(share || a.in_place() ? 0 : a_size);
       const auto b_scratch = make_scratch<T>(b_size);
