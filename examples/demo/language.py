@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from examples.demo.ops import Ops
 from examples.demo.task import LABEL_SMOOTHING, Call, Task
 
-BATCH = 48
+BATCH = 32
 CONTEXT = 64
 WIDTH = 128
 HEADS = 4
