@@ -118,6 +118,21 @@ def test_small_heads_of_attention(equation, columns, dtype):
     assert torch.equal(pyext.einsum(equation, x, y), exact(equation, x, y))
 
 
+# Values that 32 bits hold are multiplied by another instruction, block by block; one more than that
+# anywhere takes the other.
+@pytest.mark.parametrize("value", [2**31 - 1, -(2**31), 2**31, -(2**31) - 1, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("where", [(0, 0), (69, 299), (33, 150)])
+@pytest.mark.parametrize(("equation", "swapped"), [("ij,kj->ik", False), ("ij,jk->ik", True)])
+def test_integers_of_more_than_32_bits(equation, swapped, where, value):
+    x, y = integers((70, 300), torch.int64), integers((70, 300), torch.int64)
+    y[where] = value
+    y[5] *= 2**31 - 1
+    if swapped:
+        x, y = y, x.t()
+    expected = (x.unsqueeze(1) * (y.t() if swapped else y)).sum(2)
+    assert torch.equal(pyext.einsum(equation, x, y), expected)
+
+
 # Written past the caches, from the first aligned place of each row on.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64, torch.complex64])
 @pytest.mark.parametrize("offset", [0, 1, 7])
