@@ -1,4 +1,4 @@
-"""The order in which einsum contracts three or more operands."""
+"""The order in which einsum contracts four or more operands."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def flat_path(path: Path | None, equation: str, operands: Sequence[Tensor]) -> l
     """The path as the op takes it; None where there is nothing to choose."""
     if path is not None:
         return _pairs(path, equation, len(operands))
-    # A compiled or traced program may meet other sizes: there the op chooses when it runs.
-    if len(operands) < 3 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    # Of three operands the op compares all orders. A compiled or traced program may meet other
+    # sizes: there it chooses when it runs.
+    if len(operands) < 4 or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     return _cheapest_path(equation, tuple(tuple(x.shape) for x in operands))
 

@@ -52,7 +52,8 @@ def einsum(
             rounded once, at the end, and otherwise the dtype of the result.
         layout: "contiguous", or "any" for the strides that the operands' order suggests.
         path: groups of operands to contract, as :func:`numpy.einsum_path` and ``opt_einsum`` give
-            them. By default ``opt_einsum`` looks for the cheapest order of three or more operands.
+            them. By default all orders of three operands are compared, and ``opt_einsum`` looks
+            for the cheapest of more.
 
     Returns:
         The result, a view where no element is multiplied or added (``"ij->ji"``, ``"ii->i"``), a
@@ -191,12 +192,12 @@ def einsum_plan(
 
     Example:
         >>> import torch, pyext
-        >>> plan = pyext.einsum_plan("ij,jk,kl->il", (512, 32), (32, 512), (512, 32))
+        >>> shapes = (512, 32), (32, 512), (512, 32), (32, 8)
+        >>> plan = pyext.einsum_plan("ij,jk,kl,lm->im", *shapes)
         >>> plan.path
-        [1, 2, 0, 1]
-        >>> x, y, z = torch.randn(512, 32), torch.randn(32, 512), torch.randn(512, 32)
-        >>> plan(x, y, z).shape
-        torch.Size([512, 32])
+        [2, 3, 1, 2, 0, 1]
+        >>> plan(*map(torch.randn, shapes)).shape
+        torch.Size([512, 8])
     """
     tensors = [
         x if isinstance(x, Tensor) else torch.empty(tuple(x), dtype=dtype, device="meta")
