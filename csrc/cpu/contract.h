@@ -159,7 +159,7 @@ class Contraction {
     const int64_t least = std::max<int64_t>(1, 256 / std::max<int64_t>(grid.rows, 1));
     grid.m_group = std::max(least, (grid.m_tiles + groups - 1) / groups);
     // BLAS, with which a product of two is compared, has chains that are longer yet.
-    grid.longest_chain = x_.pair ? 48 : 128;
+    grid.longest_chain = x_.pair ? 48 : 64;
     grid.in_place = Finished{*this}.in_place();
     if (weighs_rows_) grid.m_group = grid.m_tiles;  // their rows are added up in order
     if (grid.k_tiles > 1 && !grid.in_place) {  // their tiles are kept until the sum is complete

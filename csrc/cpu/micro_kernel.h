@@ -4,8 +4,10 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 #include "math.h"
 
@@ -22,13 +24,23 @@ constexpr int kMicroRows = 8, kMicroVectors = 3;
 #elif defined(CPU_CAPABILITY_AVX2)
 constexpr int kMicroRows = 4, kMicroVectors = 3;
 #else
-constexpr int kMicroRows = 2, kMicroVectors = 1;
+constexpr int kMicroRows = 4, kMicroVectors = 1;
 #endif
 
-// How a sum is formed: of even chains of no more than `longest` terms, which lose fewer digits than
-// one long chain. They are added up apart, and then to what is there or not.
-struct Sums {
-  int64_t longest;
+// The factors of a product: rows of b are contiguous, a lies anyhow.
+template <typename T>
+struct Operands {
+  const T* a;
+  int64_t a_row, a_col;
+  const T* b;
+  int64_t b_row;
+};
+
+// Where it goes, whose rows are contiguous: on top of what is there, or not.
+template <typename T>
+struct Product {
+  T* c;
+  int64_t c_row;
   bool accumulate;
 };
 
@@ -64,94 +76,94 @@ inline bool are_short(const int64_t* x, int64_t rows, int64_t row, int64_t cols,
 }
 #endif
 
-// c[r][j] = sum over k of a[r][k] * b[k][j]. Columns are whole vectors; rows of b and c are
-// contiguous, a lies anyhow.
-template <typename T, typename Terms, int rows, int vectors>
-void micro_kernel(int64_t depth, const T* a, int64_t a_row, int64_t a_col, const T* b,
-                  int64_t b_row, T* c, int64_t c_row, Sums sums) {
+// Calls put(r, v, sum of row r and vector v) for one chain of terms, the sums over k of
+// a[r][k] * b[k][j].
+template <typename T, typename Terms, int rows, int vectors, typename Put>
+[[gnu::always_inline]] inline void sum_chain(int64_t depth, const T* a, int64_t a_row,
+                                             int64_t a_col, const T* b, int64_t b_row,
+                                             const Put& put) {
   using Vec = at::vec::Vectorized<T>;
-  constexpr int kWidth = Vec::size();
-  const int64_t chains = std::max<int64_t>(2, (depth + sums.longest - 1) / sums.longest);
-  const int64_t longest = (depth + chains - 1) / chains;
-  constexpr int kRow = vectors * kWidth;
-  alignas(64) T apart[rows * kRow];
-  for (bool first = true;; first = false) {
-    const int64_t chain = std::min(depth, longest);
-    Vec sum[rows][vectors];
+  Vec sum[rows][vectors];
+#pragma GCC unroll 16
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) sum[r][v] = Vec(T(0));
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Vec row[vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < vectors; ++v) row[v] = Vec::loadu(b + v * Vec::size());
 #pragma GCC unroll 16
     for (int r = 0; r < rows; ++r) {
+      const Vec factor(a[r * a_row]);
 #pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) sum[r][v] = Vec(T(0));
+      for (int v = 0; v < vectors; ++v) sum[r][v] = Terms::add(factor, row[v], sum[r][v]);
     }
-    for (int64_t k = 0; k < chain; ++k) {
-      Vec row[vectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < vectors; ++v) row[v] = Vec::loadu(b + v * kWidth);
+    a += a_col;
+    b += b_row;
+  }
 #pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-        const Vec factor(a[r * a_row]);
+  for (int r = 0; r < rows; ++r) {
 #pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) sum[r][v] = Terms::add(factor, row[v], sum[r][v]);
-      }
-      a += a_col;
-      b += b_row;
-    }
-    depth -= chain;
-    // Stores total(x, rest, there) for the vectors x of a chain: `rest` is what the chains before
-    // come to, `there` where it is stored.
-    const auto put = [&](T* to, int64_t to_row, const auto& total) {
-#pragma GCC unroll 16
-      for (int r = 0; r < rows; ++r) {
-#pragma GCC unroll 4
-        for (int v = 0; v < vectors; ++v) {
-          T* there = to + r * to_row + v * kWidth;
-          total(sum[r][v], apart + r * kRow + v * kWidth, there).store(there);
-        }
-      }
+    for (int v = 0; v < vectors; ++v) put(r, v, sum[r][v]);
+  }
+}
+
+// A tile of the product, whose columns are whole vectors. Its sums are formed of chains of no more
+// than `chain` terms, which lose fewer digits than one long chain; they are added up apart.
+template <typename T, typename Terms, int rows, int vectors>
+void micro_kernel(int64_t depth, int64_t chain, const Operands<T>& x, const Product<T>& result) {
+  using Vec = at::vec::Vectorized<T>;
+  constexpr int kWidth = Vec::size(), kRow = vectors * kWidth;
+  const T *a = x.a, *b = x.b;
+  const int64_t a_row = x.a_row, a_col = x.a_col, b_row = x.b_row;
+  const auto sum_next = [&](int64_t terms, const auto& put) __attribute__((always_inline)) {
+    sum_chain<T, Terms, rows, vectors>(terms, a, a_row, a_col, b, b_row, put);
+    a += terms * a_col;
+    b += terms * b_row;
+  };
+  const auto put_to = [](T* to, int64_t to_row, bool adds) {
+    return [=](int r, int v, const Vec& sum) {
+      T* const there = to + r * to_row + v * kWidth;
+      (adds ? Vec::loadu(there) + sum : sum).store(there);
     };
-    const auto alone = [](Vec x, const T*, const T*) { return x; };
-    const auto with_rest = [](Vec x, const T* rest, const T*) { return Vec::loadu(rest) + x; };
-    if (depth > 0 && first) {
-      put(apart, kRow, alone);
-    } else if (depth > 0) {
-      put(apart, kRow, with_rest);
-    } else {
-      if (first) std::fill_n(apart, rows * kRow, T(0));  // a sum of one term
-      if (!sums.accumulate) return put(c, c_row, with_rest);
-      return put(c, c_row, [](Vec x, const T* rest, const T* there) {
-        return Vec::loadu(there) + (Vec::loadu(rest) + x);
-      });
-    }
+  };
+  const auto put_result = put_to(result.c, result.c_row, result.accumulate);
+  if (depth <= chain) return sum_next(depth, put_result);
+  alignas(64) T rest[rows * kRow];
+  for (bool first = true; depth > chain; depth -= chain, first = false) {
+    sum_next(chain, put_to(rest, kRow, !first));
   }
+  sum_next(depth, [&](int r, int v, const Vec& sum) {
+    put_result(r, v, Vec::loadu(rest + r * kRow + v * kWidth) + sum);
+  });
 }
 
-// The same for any number of rows up to kMicroRows and vectors up to kMicroVectors.
-template <typename T, typename Terms, int rows = kMicroRows, int vectors = kMicroVectors>
-void micro_kernel_of(int64_t row_count, int64_t vector_count, int64_t depth, const T* a,
-                     int64_t a_row, int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row,
-                     Sums sums) {
-  if constexpr (vectors > 1) {
-    if (vector_count < vectors) {
-      return micro_kernel_of<T, Terms, rows, vectors - 1>(row_count, vector_count, depth, a, a_row,
-                                                          a_col, b, b_row, c, c_row, sums);
-    }
-  }
-  if constexpr (rows > 1) {
-    if (row_count < rows) {
-      return micro_kernel_of<T, Terms, rows - 1, vectors>(row_count, vector_count, depth, a, a_row,
-                                                          a_col, b, b_row, c, c_row, sums);
-    }
-  }
-  micro_kernel<T, Terms, rows, vectors>(depth, a, a_row, a_col, b, b_row, c, c_row, sums);
-}
+template <typename T>
+using MicroKernel = void (*)(int64_t, int64_t, const Operands<T>&, const Product<T>&);
 
-// c = a b for matrices in cache; b and c have whole vectors of columns. A panel of rows of a stays
-// in the first cache while b passes by.
+// That of so many rows, up to kMicroRows, and vectors, up to kMicroVectors.
 template <typename T, typename Terms>
-void multiply_block_of(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t a_row,
-                       int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row, Sums sums) {
+MicroKernel<T> micro_kernel_of(int64_t rows, int64_t vectors) {
+  static constexpr auto kernels = []<int... i>(std::integer_sequence<int, i...>) {
+    return std::array<MicroKernel<T>, sizeof...(i)>{
+        &micro_kernel<T, Terms, i / kMicroVectors + 1, i % kMicroVectors + 1>...};
+  }(std::make_integer_sequence<int, kMicroRows * kMicroVectors>{});
+  return kernels[(rows - 1) * kMicroVectors + vectors - 1];
+}
+
+constexpr int64_t kShortChain = 16;  // terms: not worth two
+
+// The product of matrices in cache, whose columns are whole vectors. A panel of rows of a stays in
+// the first cache while b passes by.
+template <typename T, typename Terms>
+void multiply_block_of(int64_t rows, int64_t cols, int64_t depth, const Operands<T>& x,
+                       const Product<T>& result, int64_t longest_chain) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   const int64_t vectors = (cols + kWidth - 1) / kWidth;
+  const int64_t fewest = depth > kShortChain ? 2 : 1;
+  const int64_t chains = std::max(fewest, (depth + longest_chain - 1) / longest_chain);
+  const int64_t chain = (depth + chains - 1) / chains;  // all of one length
   // Panels of even height: 8 + 8 + 1 rows would be slower than 6 + 6 + 5.
   const int64_t panels = (rows + kMicroRows - 1) / kMicroRows;
   for (int64_t p = 0, r = 0; p < panels; ++p) {
@@ -159,17 +171,18 @@ void multiply_block_of(int64_t rows, int64_t cols, int64_t depth, const T* a, in
     const int64_t slices = (vectors + kMicroVectors - 1) / kMicroVectors;
     // The rows of the next panel come from afar while this one is multiplied.
     constexpr int64_t kLine = 64 / sizeof(T);
-    const int64_t following = a_col == 1 ? std::min(height, rows - r - height) : 0;
+    const int64_t following = x.a_col == 1 ? std::min(height, rows - r - height) : 0;
     const int64_t ahead = ((depth + slices - 1) / slices + kLine - 1) / kLine * kLine;
     for (int64_t s = 0, v = 0; s < slices; ++s) {
       for (int64_t i = 0; i < following; ++i) {
-        const T* row = a + (r + height + i) * a_row;
+        const T* row = x.a + (r + height + i) * x.a_row;
         const int64_t end = std::min((s + 1) * ahead, depth);
         for (int64_t k = s * ahead; k < end; k += kLine) __builtin_prefetch(row + k);
       }
       const int64_t width = (vectors - v + slices - s - 1) / (slices - s);
-      micro_kernel_of<T, Terms>(height, width, depth, a + r * a_row, a_row, a_col, b + v * kWidth,
-                                b_row, c + r * c_row + v * kWidth, c_row, sums);
+      micro_kernel_of<T, Terms>(height, width)(
+          depth, chain, {x.a + r * x.a_row, x.a_row, x.a_col, x.b + v * kWidth, x.b_row},
+          {result.c + r * result.c_row + v * kWidth, result.c_row, result.accumulate});
       v += width;
     }
     r += height;
@@ -177,17 +190,17 @@ void multiply_block_of(int64_t rows, int64_t cols, int64_t depth, const T* a, in
 }
 
 template <typename T>
-void multiply_block(int64_t rows, int64_t cols, int64_t depth, const T* a, int64_t a_row,
-                    int64_t a_col, const T* b, int64_t b_row, T* c, int64_t c_row, Sums sums) {
+void multiply_block(int64_t rows, int64_t cols, int64_t depth, const Operands<T>& x,
+                    const Product<T>& result, int64_t longest_chain) {
   auto multiply = multiply_block_of<T, AnyTerms<T>>;
 #if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
   if constexpr (std::is_same_v<T, int64_t>) {
-    if (are_short(a, rows, a_row, depth, a_col) && are_short(b, depth, b_row, cols, 1)) {
+    if (are_short(x.a, rows, x.a_row, depth, x.a_col) && are_short(x.b, depth, x.b_row, cols, 1)) {
       multiply = multiply_block_of<T, ShortTerms>;
     }
   }
 #endif
-  multiply(rows, cols, depth, a, a_row, a_col, b, b_row, c, c_row, sums);
+  multiply(rows, cols, depth, x, result, longest_chain);
 }
 
 }  // namespace

@@ -161,9 +161,10 @@ void multiply_tiles(const TileGrid& grid, const A& a, const B& b, const Store& s
             const int64_t cols = right.cols - from;
             const auto multiply = [&](int64_t first_col, int64_t count, T* to, int64_t to_row,
                                       bool adds) {
-              multiply_block<T>(left.rows, count, left.cols, left.data, left.row_stride,
-                                left.col_stride, right.data + first_col, right.row_stride, to,
-                                to_row, {grid.longest_chain, adds});
+              multiply_block<T>(left.rows, count, left.cols,
+                                {left.data, left.row_stride, left.col_stride,
+                                 right.data + first_col, right.row_stride},
+                                {to, to_row, adds}, grid.longest_chain);
             };
             // Where tiles are summed in place, a last vector would reach beyond the tile.
             const int64_t beyond = grid.in_place ? cols % kWidth : 0;
